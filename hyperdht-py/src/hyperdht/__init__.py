@@ -1,0 +1,1 @@
+"""The Hyperswarm stack in Python."""

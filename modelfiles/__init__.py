@@ -1,0 +1,1 @@
+"""Modelfile templates per model family (data)."""

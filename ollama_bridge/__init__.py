@@ -1,0 +1,1 @@
+"""Everything that knows Ollama, and nothing that knows peers."""

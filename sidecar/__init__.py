@@ -1,0 +1,1 @@
+"""The sidecar: rooms, catalogue, transfer, trust, install, daemon, API and CLI."""

@@ -1,0 +1,201 @@
+"""What the user is told when something is refused or fails.
+
+Every error carries a cause ("what happened") and a next step ("what to do about it"). Families are split by what the
+caller does next; the API maps `code` to a body and `http_status`, and the CLI prints the same two sentences.
+"""
+
+from __future__ import annotations
+
+
+class SidecarError(Exception):
+    """Something was refused or failed, for a reason the user can act on."""
+
+    code = "failed"
+    http_status = 500
+    default_next = "Run `ollaswarm doctor` for a full check."
+
+    def __init__(self, cause: str, next_step: str | None = None) -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.next_step = self.default_next if next_step is None else next_step
+
+    def to_json(self) -> dict[str, str]:
+        """The `error` object of the API and of `--json` output."""
+        return {"code": self.code, "cause": self.cause, "next": self.next_step}
+
+
+class NotFound(SidecarError):
+    """No adapter, room, transfer or peer answers to that name."""
+
+    code = "not-found"
+    http_status = 404
+    default_next = "`ollaswarm adapters` and `ollaswarm room list` show what there is."
+
+
+class UsageError(SidecarError):
+    """The request itself makes no sense."""
+
+    code = "usage"
+    http_status = 422
+    default_next = "See `ollaswarm --help`."
+
+
+class ConfigError(SidecarError):
+    """A setting is unknown or has a value that cannot be used."""
+
+    code = "config"
+    http_status = 422
+    default_next = "docs/reference.md lists every setting with its type and default."
+
+
+class DaemonError(SidecarError):
+    """The daemon cannot be started or reached."""
+
+    code = "daemon"
+    http_status = 503
+    default_next = "Start it with `ollaswarm up`."
+
+
+class TrustError(SidecarError):
+    """The entry or its publisher is not acceptable. Never retried."""
+
+    code = "trust"
+    http_status = 403
+    default_next = "Ask the publisher to share it again; nothing was fetched or installed."
+
+
+class SignatureInvalid(TrustError):
+    """The bytes were not signed by the key that claims them, or are not a valid entry."""
+
+    code = "signature-invalid"
+
+
+class NotTrusted(TrustError):
+    """The publisher is blocked, or the policy asks for trust that was not given."""
+
+    code = "not-trusted"
+
+
+class EntryExpired(TrustError):
+    """The publisher said this offer ends, and it has."""
+
+    code = "entry-expired"
+
+
+class TransferError(SidecarError):
+    """The bytes could not be obtained now. Another peer or another try may help."""
+
+    code = "transfer"
+    http_status = 502
+    default_next = "What was verified so far is kept; the same `get` continues from there."
+
+
+class NoProviders(TransferError):
+    """No connected peer holds the blob."""
+
+    code = "no-providers"
+    http_status = 404
+
+
+class ChunkMismatch(TransferError):
+    """Peers sent chunks whose SHA-256 is not the one in the chunk table."""
+
+    code = "chunk-mismatch"
+
+
+class BlobMismatch(TransferError):
+    """The assembled file's SHA-256 is not the digest of the entry."""
+
+    code = "blob-mismatch"
+
+
+class DiskFull(TransferError):
+    """The blob does not fit on the disk beside the reserve."""
+
+    code = "disk-full"
+    http_status = 507
+    default_next = "Free some space, or move the data folder with --data-dir, then run the same `get` again."
+
+
+class QuotaExceeded(TransferError):
+    """Fetched data would exceed the quota."""
+
+    code = "quota-exceeded"
+    http_status = 507
+    default_next = "Raise OLLASWARM_QUOTA or remove fetched adapters, then run the same `get` again."
+
+
+class TransferCancelled(TransferError):
+    """The transfer was cancelled; its partial file is kept."""
+
+    code = "cancelled"
+    http_status = 409
+
+
+class InstallError(SidecarError):
+    """Ollama was not given the adapter, or gave it back; the store is as it was."""
+
+    code = "install"
+    http_status = 409
+
+
+class BaseModelMissing(InstallError):
+    """The base model the adapter was made for is not in this Ollama."""
+
+    code = "base-missing"
+
+
+class FitRefused(InstallError):
+    """The adapter does not fit the base model."""
+
+    code = "does-not-fit"
+    default_next = "Pull the exact base the publisher used; `ollaswarm adapters --fits` lists what fits yours."
+
+
+class ClaimMismatch(InstallError):
+    """The verified file is not what its entry claims."""
+
+    code = "claim-mismatch"
+
+
+class NameTaken(InstallError):
+    """A model of that name exists and was not made by this install."""
+
+    code = "name-taken"
+    default_next = "Choose another name with --as, or replace it with --force."
+
+
+class NoRoute(InstallError):
+    """This Ollama can be given an adapter by none of the known routes."""
+
+    code = "no-route"
+
+
+class OllamaError(SidecarError):
+    """Ollama is away or refused the request."""
+
+    code = "ollama"
+    http_status = 502
+    default_next = "Check that Ollama runs and that OLLAMA_HOST (or --ollama) names it."
+
+
+class RoomError(SidecarError):
+    """The room code or room name cannot be used."""
+
+    code = "room"
+    http_status = 422
+    default_next = "Ask for the code again: it is eight words joined by hyphens."
+
+
+class CatalogueError(SidecarError):
+    """An entry was refused by the catalogue (older version, or a limit)."""
+
+    code = "catalogue"
+    http_status = 409
+
+
+class ShareError(SidecarError):
+    """The thing named cannot be shared."""
+
+    code = "share"
+    http_status = 422
