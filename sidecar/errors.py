@@ -187,6 +187,14 @@ class RoomError(SidecarError):
     default_next = "Ask for the code again: it is eight words joined by hyphens."
 
 
+class ConsentNeeded(SidecarError):
+    """Going on would show something to strangers; the cause is the text to agree to."""
+
+    code = "consent-needed"
+    http_status = 409
+    default_next = "If you agree, run the same command again with --yes."
+
+
 class CatalogueError(SidecarError):
     """An entry was refused by the catalogue (older version, or a limit)."""
 

@@ -1,0 +1,387 @@
+"""What the verbs of the sidecar take and give: the contract between `control` and those who call it.
+
+The API and the CLI are written against `Control`; `sidecar.control` implements it, tests fake it. Everything here is
+plain data without behaviour beyond a JSON form, standard library only, so that the CLI may import it for free.
+Times are Unix seconds, durations float seconds, sizes bytes, keys 64 lower-case hex, digests `sha256:<hex>`.
+Every text that a peer wrote arrives here already stripped of control and bidi characters (T9).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
+
+    from sidecar.events import Event
+
+RoomKind = Literal["general", "local", "private"]
+Trust = Literal["own", "trusted", "unknown", "blocked"]
+Level = Literal["ok", "warn", "fail"]
+TransferState = Literal["queued", "running", "done", "failed", "cancelled"]
+Direction = Literal["fetch", "provide"]
+FINISHED: frozenset[TransferState] = frozenset({"done", "failed", "cancelled"})
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Base of everything a verb answers."""
+
+    def to_json(self) -> dict[str, object]:
+        """The value as a JSON object; nested results become objects, tuples become arrays."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorInfo(Result):
+    """A `SidecarError` as data, for results that are read later than they failed."""
+
+    code: str
+    cause: str
+    next: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoomInfo(Result):
+    """One room we are in."""
+
+    id: str
+    """`room_id` in hex: names the room without giving away how to enter it."""
+    label: str
+    kind: RoomKind
+    peers: int = 0
+    adapters: int = 0
+    joined_at: float = 0.0
+    code: str | None = field(default=None, repr=False)
+    """Only in the answer of `create_room`; a room's code is told once and never listed (T11)."""
+    link: str | None = field(default=None, repr=False)
+    """`ollaswarm://room/CODE`, with `code`."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRow(Result):
+    """One adapter that a room offers, or that we share or installed."""
+
+    ref: str
+    """Shortest text that `get` accepts for exactly this entry."""
+    name: str
+    version: int
+    publisher: str
+    rooms: tuple[str, ...]
+    """Labels of the rooms that offer it."""
+    digest: str
+    size: int
+    base: str
+    """Name the publisher uses for the base model; `base_digest` is what counts."""
+    base_digest: str
+    fits: bool | None
+    """Whether a local model has the base's digest; None while the local models are not known."""
+    sources: int
+    """Connected peers that hold at least a part of it, ourselves not counted."""
+    trust: Trust
+    installed_as: str | None = None
+    entry: str = ""
+    """Entry digest in hex; any unique prefix is a REF."""
+    publisher_name: str | None = None
+    description: str = ""
+    license: str = ""
+    tags: tuple[str, ...] = ()
+    architecture: str = ""
+    created: str = ""
+    local: bool = False
+    """Shared by this machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstallResult(Result):
+    """What a finished `get` achieved."""
+
+    digest: str
+    size: int
+    installed_as: str | None
+    """Model name in Ollama; None with `--no-install`."""
+    route: str | None
+    """`pull` or `create`; None with `--no-install`."""
+    path: str | None = None
+    """Where the verified file is kept; None when Ollama has it."""
+    fetched_bytes: int = 0
+    """Bytes that crossed the network for it; less than `size` after a resume."""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TransferInfo(Result):
+    """A transfer as it is now. `result` is set exactly when done, `error` exactly when failed or cancelled."""
+
+    id: str
+    direction: Direction
+    ref: str
+    name: str
+    digest: str
+    state: TransferState
+    stage: str
+    """Step it is in: `fetch`, `verify`, `fit`, `install`, as in the event `transfer:progress`."""
+    done_bytes: int
+    total_bytes: int
+    bytes_per_s: float = 0.0
+    sources: int = 0
+    """Peers serving it; for `provide`, peers served."""
+    started_at: float = 0.0
+    result: InstallResult | None = None
+    error: ErrorInfo | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.state in FINISHED
+
+
+@dataclass(frozen=True, slots=True)
+class PeerInfo(Result):
+    """One connected peer."""
+
+    key: str
+    words: str
+    address: str
+    rooms: tuple[str, ...]
+    """Labels of the rooms whose membership it proved to us."""
+    trust: Trust
+    entries: int = 0
+    received_bytes: int = 0
+    sent_bytes: int = 0
+    connected_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PublisherInfo(Result):
+    """A publisher's key and what we decided about it."""
+
+    key: str
+    words: str
+    trust: Trust
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OllamaInfo(Result):
+    """The Ollama we work for."""
+
+    url: str
+    reachable: bool
+    version: str | None
+    route: str | None
+    """How an adapter would be installed: `pull`, `create`, or None with the reason in `cause`."""
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreInfo(Result):
+    """Ollama's model store as we see it."""
+
+    path: str | None
+    kind: str
+    readable: bool
+    models: int = 0
+    adapters: int = 0
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StatusInfo(Result):
+    """The whole sidecar on one page."""
+
+    version: str
+    pid: int
+    uptime_s: float
+    key: str
+    words: str
+    data_dir: str
+    api: str
+    listen: tuple[str, ...]
+    """`host:port` of each LAN listener."""
+    ollama: OllamaInfo
+    store: StoreInfo
+    rooms: tuple[RoomInfo, ...]
+    peers: int
+    entries: int
+    shared: int
+    transfers: int
+    """Running ones."""
+    fetched_bytes: int
+    """What counts against the quota."""
+    quota_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DoctorLine(Result):
+    """One check: what was looked at, what was found, and what to do about it."""
+
+    name: str
+    level: Level
+    cause: str
+    next: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion(Result):
+    """One thing a publisher would like the model to have. Applied only when the user says so (T4)."""
+
+    field: str
+    """`template`, `system`, or `parameters.NAME`."""
+    current: str
+    """What the base model has; empty when nothing."""
+    suggested: str
+
+
+@dataclass(frozen=True, slots=True)
+class UninstallResult(Result):
+    """What `uninstall` removed."""
+
+    name: str
+    digest: str
+    removed: bool
+    """False when Ollama no longer had it and only our note of it was cleared."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport(Result):
+    """What `verify` found in a file on this machine."""
+
+    path: str
+    digest: str
+    size: int
+    ok: bool
+    """The file is a whole, well-formed adapter, and agrees with every known entry of its digest."""
+    format: str | None
+    architecture: str | None
+    rank: int | None
+    tensors: int | None
+    entries: tuple[str, ...]
+    """Refs of the known entries that offer exactly these bytes."""
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ShareOptions:
+    """What the publisher may say about an adapter. None means: taken from the model or file, or left out."""
+
+    name: str | None = None
+    base: str | None = None
+    """Local base model; needed for a path, known for an adapter model."""
+    description: str = ""
+    license: str = ""
+    tags: tuple[str, ...] = ()
+    card: str | None = None
+    suggest: bool = False
+    """Offer the model's own template, system text and parameters as suggestions."""
+
+
+@dataclass(frozen=True, slots=True)
+class GetOptions:
+    """How a `get` ends."""
+
+    as_name: str | None = None
+    install: bool = True
+    force: bool = False
+    """Replace a model of the wanted name that we did not install."""
+    accept_suggestions: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NumberedEvent:
+    """An event and its place in the daemon's stream, so that a client can continue where it was cut off."""
+
+    number: int
+    """Counts from 1 in each run of the daemon."""
+    event: Event
+
+
+class Control(Protocol):
+    """The verbs a user has. Every refusal is a `SidecarError` with cause and next step; nothing else is raised."""
+
+    async def status(self) -> StatusInfo: ...
+
+    async def doctor(self) -> tuple[DoctorLine, ...]: ...
+
+    async def rooms(self) -> tuple[RoomInfo, ...]: ...
+
+    async def create_room(self, label: str | None) -> RoomInfo:
+        """Make a private room and join it. The only answer that carries `code` and `link`."""
+        ...
+
+    async def join_room(self, room: str, *, label: str | None, consent: bool) -> RoomInfo:
+        """Join `general`, `local`, or the private room of a code or link.
+
+        Raises:
+            ConsentNeeded: Joining shows something to strangers; its cause is the text to agree to.
+            RoomError: Not a code we made, or the label is taken by another room.
+        """
+        ...
+
+    async def leave_room(self, room: str) -> RoomInfo:
+        """Leave a room by label or id. Raises NotFound."""
+        ...
+
+    async def adapters(
+        self, *, room: str | None = None, fits: bool = False, local: bool = False
+    ) -> tuple[AdapterRow, ...]:
+        """What the rooms (or one room) offer. `fits`: only for a base we have. `local`: only what we share."""
+        ...
+
+    async def share(self, what: str, room: str, options: ShareOptions) -> AdapterRow:
+        """Sign and offer an adapter model, an adapter GGUF file or a PEFT folder. Paths are absolute."""
+        ...
+
+    async def unshare(self, name: str, room: str | None = None) -> tuple[AdapterRow, ...]:
+        """Withdraw what we share under a name, from one room or all. Answers what was withdrawn. Raises NotFound."""
+        ...
+
+    async def suggestions(self, ref: str) -> tuple[Suggestion, ...]:
+        """What `get` would change beyond base plus adapter if suggestions were accepted."""
+        ...
+
+    async def get(self, ref: str, options: GetOptions) -> TransferInfo:
+        """Start fetch, check and install; answers at once. The transfer goes on when nobody watches.
+
+        A second `get` of the same entry with the same options joins the running transfer.
+        """
+        ...
+
+    async def transfers(self) -> tuple[TransferInfo, ...]:
+        """Running ones first, then those that ended in this run of the daemon."""
+        ...
+
+    async def transfer(self, transfer: str) -> TransferInfo:
+        """One transfer as it is now. Raises NotFound."""
+        ...
+
+    async def cancel(self, transfer: str) -> TransferInfo:
+        """Stop a transfer; what was verified is kept. Ending one twice is no error. Raises NotFound."""
+        ...
+
+    async def uninstall(self, name: str) -> UninstallResult:
+        """Remove a model that `get` installed, and nothing else. Raises NotFound, InstallError."""
+        ...
+
+    async def peers(self) -> tuple[PeerInfo, ...]: ...
+
+    async def trust(self, key: str) -> PublisherInfo:
+        """Trust a publisher by full key or unique prefix of a known one. Raises NotFound."""
+        ...
+
+    async def block(self, key: str) -> PublisherInfo:
+        """Block a publisher: entries hidden, nothing fetched from or sent to it. Raises NotFound."""
+        ...
+
+    async def verify(self, path: str) -> VerifyReport:
+        """Check a file on this machine. `path` is absolute. Raises NotFound."""
+        ...
+
+    def events(self, since: int | None = None) -> AbstractAsyncContextManager[AsyncIterator[NumberedEvent]]:
+        """Subscribe: nothing emitted after entering is missed, except by a reader that falls far behind.
+
+        Args:
+            since: Number of the last event the reader has; later ones still remembered come first. None: only new ones.
+        """
+        ...
