@@ -1,0 +1,80 @@
+"""The event bus: everybody who wants to know what happened, in order, without being able to slow anybody down."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
+
+import anyio
+
+from .control_types import NumberedEvent
+
+if TYPE_CHECKING:
+    from .events import Event
+
+REMEMBERED = 1000
+"""Events a client that was cut off can still catch up on; about one busy minute."""
+BACKLOG = 4096
+"""Events a slow reader may lag behind before it loses some; it sees the gap in the numbers."""
+
+
+class EventBus:
+    """Numbers events and hands them to subscribers in this event loop."""
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._recent: deque[NumberedEvent] = deque(maxlen=REMEMBERED)
+        self._readers: set[_Reader] = set()
+        self._listeners: list[Callable[[Event], None]] = []
+
+    def listen(self, listener: Callable[[Event], None]) -> Callable[[], None]:
+        """Call `listener` with every event from now on; returns what ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener) if listener in self._listeners else None
+
+    def emit(self, event: Event) -> None:
+        """Tell everybody. Never blocks and never fails."""
+        self._number += 1
+        numbered = NumberedEvent(self._number, event)
+        self._recent.append(numbered)
+        for reader in self._readers:
+            reader.put(numbered)
+        for listener in list(self._listeners):
+            listener(event)
+
+    @contextlib.asynccontextmanager
+    async def subscribe(self, since: int | None = None) -> AsyncIterator[AsyncIterator[NumberedEvent]]:
+        """All events after number `since` that are remembered, then new ones. None: only new ones."""
+        reader = _Reader()
+        if since is not None:
+            for numbered in self._recent:
+                if numbered.number > since:
+                    reader.put(numbered)
+        self._readers.add(reader)
+        try:
+            yield reader
+        finally:
+            self._readers.discard(reader)
+
+
+class _Reader:
+    """One subscriber's queue; drops its oldest events when the reader is far behind."""
+
+    def __init__(self) -> None:
+        self._queue: deque[NumberedEvent] = deque(maxlen=BACKLOG)
+        self._arrived = anyio.Event()
+
+    def put(self, numbered: NumberedEvent) -> None:
+        self._queue.append(numbered)
+        self._arrived.set()
+
+    def __aiter__(self) -> AsyncIterator[NumberedEvent]:
+        return self
+
+    async def __anext__(self) -> NumberedEvent:
+        while not self._queue:
+            self._arrived = anyio.Event()
+            await self._arrived.wait()
+        return self._queue.popleft()
