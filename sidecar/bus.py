@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 import anyio
@@ -12,6 +11,8 @@ import anyio
 from .control_types import NumberedEvent
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
     from .events import Event
 
 REMEMBERED = 1000
