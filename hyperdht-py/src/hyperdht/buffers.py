@@ -1,0 +1,5 @@
+"""The types of byte buffers that every layer takes."""
+
+from typing import TypeAlias
+
+BytesLike: TypeAlias = bytes | bytearray | memoryview
