@@ -383,5 +383,6 @@ class Control(Protocol):
 
         Args:
             since: Number of the last event the reader has; later ones still remembered come first. None: only new ones.
+                A number that this run has not reached is from an earlier run and counts as 0.
         """
         ...

@@ -1,0 +1,1 @@
+"""The control API: every verb a user has, over loopback HTTP."""

@@ -1,0 +1,146 @@
+"""One route per verb. A GET changes nothing; secrets (room codes) travel in bodies, never in a URL."""
+
+from typing import Annotated, Any
+
+import anyio
+from fastapi import APIRouter, Header, Query
+from starlette.responses import Response
+
+from sidecar.api import schemas
+from sidecar.api.streams import EventStream, follow_events, follow_transfer
+from sidecar.control_types import (
+    AdapterRow,
+    Control,
+    DoctorLine,
+    PeerInfo,
+    PublisherInfo,
+    RoomInfo,
+    StatusInfo,
+    Suggestion,
+    TransferInfo,
+    UninstallResult,
+    VerifyReport,
+)
+
+API_PREFIX = "/api/v1"
+STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {}}, "description": "Server-sent events"}
+}
+Text = Annotated[str | None, Query(max_length=schemas.MAX_NAME)]
+
+
+def make_routes(control: Control, closing: anyio.Event) -> APIRouter:
+    """All verbs of `control`. Streams end when `closing` is set."""
+    router = APIRouter(
+        prefix=API_PREFIX,
+        responses={"4XX": {"model": schemas.ErrorBody}, "5XX": {"model": schemas.ErrorBody}},
+    )
+    for add in (_add_overview, _add_rooms, _add_adapters, _add_trust):
+        add(router, control)
+    _add_transfers(router, control, closing)
+    return router
+
+
+def _add_overview(router: APIRouter, control: Control) -> None:
+    @router.get("/status", summary="The whole sidecar on one page")
+    async def status() -> StatusInfo:
+        return await control.status()
+
+    @router.post("/doctor", summary="Check everything; takes a few seconds")
+    async def doctor() -> tuple[DoctorLine, ...]:
+        return await control.doctor()
+
+    @router.get("/peers", summary="Connected peers")
+    async def peers() -> tuple[PeerInfo, ...]:
+        return await control.peers()
+
+
+def _add_rooms(router: APIRouter, control: Control) -> None:
+    @router.get("/rooms", summary="Rooms we are in")
+    async def rooms() -> tuple[RoomInfo, ...]:
+        return await control.rooms()
+
+    @router.post("/rooms", status_code=201, summary="Make a private room; the only answer with its code")
+    async def create_room(body: schemas.CreateRoom) -> RoomInfo:
+        return await control.create_room(body.label)
+
+    @router.post("/rooms/join", summary="Join a room")
+    async def join_room(body: schemas.JoinRoom) -> RoomInfo:
+        return await control.join_room(body.room, label=body.label, consent=body.consent)
+
+    @router.post("/rooms/leave", summary="Leave a room")
+    async def leave_room(body: schemas.LeaveRoom) -> RoomInfo:
+        return await control.leave_room(body.room)
+
+
+def _add_adapters(router: APIRouter, control: Control) -> None:
+    @router.get("/adapters", summary="What the rooms offer")
+    async def adapters(room: Text = None, fits: bool = False, local: bool = False) -> tuple[AdapterRow, ...]:
+        return await control.adapters(room=room, fits=fits, local=local)
+
+    @router.get("/suggestions", summary="What a publisher would like the installed model to have")
+    async def suggestions(ref: Annotated[str, Query(max_length=schemas.MAX_NAME)]) -> tuple[Suggestion, ...]:
+        return await control.suggestions(ref)
+
+    @router.post("/shares", status_code=201, summary="Offer an adapter to a room")
+    async def share(body: schemas.Share) -> AdapterRow:
+        return await control.share(body.what, body.room, body.options())
+
+    @router.post("/shares/withdraw", summary="Stop offering an adapter")
+    async def unshare(body: schemas.Unshare) -> tuple[AdapterRow, ...]:
+        return await control.unshare(body.name, body.room)
+
+    @router.post("/uninstall", summary="Remove a model that we installed")
+    async def uninstall(body: schemas.Name) -> UninstallResult:
+        return await control.uninstall(body.name)
+
+    @router.post("/verify", summary="Check a file of this machine")
+    async def verify(body: schemas.File) -> VerifyReport:
+        return await control.verify(body.path)
+
+
+def _add_trust(router: APIRouter, control: Control) -> None:
+    @router.post("/publishers/trust", summary="Trust a publisher")
+    async def trust(body: schemas.Key) -> PublisherInfo:
+        return await control.trust(body.key)
+
+    @router.post("/publishers/block", summary="Block a publisher")
+    async def block(body: schemas.Key) -> PublisherInfo:
+        return await control.block(body.key)
+
+
+def _add_transfers(router: APIRouter, control: Control, closing: anyio.Event) -> None:
+    @router.post("/transfers", status_code=202, summary="Start a get; it goes on when the client leaves")
+    async def get(body: schemas.Get) -> TransferInfo:
+        return await control.get(body.ref, body.options())
+
+    @router.get("/transfers", summary="Transfers of this run of the daemon")
+    async def transfers() -> tuple[TransferInfo, ...]:
+        return await control.transfers()
+
+    @router.get("/transfers/{transfer}", summary="One transfer as it is now")
+    async def transfer_info(transfer: str) -> TransferInfo:
+        return await control.transfer(transfer)
+
+    @router.get(
+        "/transfers/{transfer}/progress",
+        summary="Its states as they change, the last one finished",
+        response_class=Response,
+        responses=STREAM,
+    )
+    async def progress(transfer: str) -> Response:
+        await control.transfer(transfer)  # a 404 must be a status, not an event
+        return EventStream(follow_transfer(control, transfer), closing)
+
+    @router.post("/transfers/{transfer}/cancel", summary="Stop it; what was verified is kept")
+    async def cancel(transfer: str) -> TransferInfo:
+        return await control.cancel(transfer)
+
+    @router.get("/events", summary="Everything that happens", response_class=Response, responses=STREAM)
+    async def events(
+        since: Annotated[int | None, Query(ge=0)] = None,
+        last_event_id: Annotated[str | None, Header()] = None,
+    ) -> Response:
+        if since is None and last_event_id is not None and last_event_id.isascii() and last_event_id.isdigit():
+            since = int(last_event_id[:18])
+        return EventStream(follow_events(control, since), closing)

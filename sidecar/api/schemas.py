@@ -1,0 +1,86 @@
+"""What the bodies of requests look like. Unknown fields are refused, and every text has a cap."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sidecar.control_types import GetOptions, ShareOptions
+
+# Longer than any name, label, link or reference we accept further in; those checks give the better error.
+MAX_NAME = 512
+MAX_PATH = 4096
+# An entry is at most 64 KiB, so a longer card could not be published.
+MAX_CARD = 64 * 1024
+
+
+class Body(BaseModel):
+    """Base of all request bodies. Errors never repeat the input: it may hold a room code (T11)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class CreateRoom(Body):
+    label: str | None = Field(None, max_length=MAX_NAME, description="How we call the room here; others do not see it.")
+
+
+class JoinRoom(Body):
+    room: str = Field(max_length=MAX_NAME, description="`general`, `local`, a code, or an `ollaswarm://room/` link.")
+    label: str | None = Field(None, max_length=MAX_NAME)
+    consent: bool = Field(False, description="The user read and agreed to what joining shows to others.")
+
+
+class LeaveRoom(Body):
+    room: str = Field(max_length=MAX_NAME, description="Label or id.")
+
+
+class Share(Body):
+    what: str = Field(max_length=MAX_PATH, description="Adapter model, or absolute path of an adapter file or folder.")
+    room: str = Field(max_length=MAX_NAME)
+    name: str | None = Field(None, max_length=MAX_NAME)
+    base: str | None = Field(None, max_length=MAX_NAME, description="Local base model; needed for a path.")
+    description: str = Field("", max_length=MAX_CARD)
+    license: str = Field("", max_length=MAX_NAME)
+    tags: tuple[str, ...] = Field((), max_length=64)
+    card: str | None = Field(None, max_length=MAX_CARD)
+    suggest: bool = Field(False, description="Offer the model's template, system text and parameters as suggestions.")
+
+    def options(self) -> ShareOptions:
+        return ShareOptions(**self.model_dump(exclude={"what", "room"}))
+
+
+class Unshare(Body):
+    name: str = Field(max_length=MAX_NAME)
+    room: str | None = Field(None, max_length=MAX_NAME, description="Only in this room.")
+
+
+class Get(Body):
+    ref: str = Field(max_length=MAX_NAME, description="Name, publisher/name, or unique prefix of an entry digest.")
+    as_name: str | None = Field(None, max_length=MAX_NAME)
+    install: bool = True
+    force: bool = Field(False, description="Replace a model of that name which we did not install.")
+    accept_suggestions: bool = False
+
+    def options(self) -> GetOptions:
+        return GetOptions(**self.model_dump(exclude={"ref"}))
+
+
+class Name(Body):
+    name: str = Field(max_length=MAX_NAME)
+
+
+class Key(Body):
+    key: str = Field(max_length=MAX_NAME, description="64 hex characters, or the unique beginning of a known key.")
+
+
+class File(Body):
+    path: str = Field(max_length=MAX_PATH, description="Absolute path on this machine.")
+
+
+class ErrorDetail(BaseModel):
+    code: str
+    cause: str
+    next: str
+
+
+class ErrorBody(BaseModel):
+    """The body of every answer that is not 2xx."""
+
+    error: ErrorDetail

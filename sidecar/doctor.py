@@ -1,0 +1,319 @@
+"""`ollaswarm doctor`: one small check per thing that can be wrong, each with its cause and what to do about it.
+
+Checks only look; what they look at is handed in as a `DoctorContext`, so that each can be tried against every answer.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+
+from sidecar.control_types import DoctorLine, OllamaInfo, StoreInfo
+from sidecar.errors import SidecarError
+from sidecar.paths import open_to_others
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from sidecar.paths import DataPaths
+
+    Check = Callable[["DoctorContext"], Awaitable[DoctorLine]]
+
+# Before it Ollama's own GGUF reader can be made to write outside its buffers by a hostile file (T2).
+SAFE_OLLAMA = (0, 17, 1)
+# No machine runs this program before it was written; a clock that says so was never set.
+WRITTEN_AT = 1_763_800_000.0
+# Clocks of honest machines differ by seconds; entries are dated to the second and expire by date.
+CLOCK_TOLERANCE_S = 600.0
+# A check that hangs must not hide the others' answers.
+CHECK_TIMEOUT_S = 20.0
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class MdnsInfo:
+    """How discovery on the local network is doing."""
+
+    enabled: bool
+    running: bool
+    others: int
+    """Other sidecars whose announcements were seen, of any room."""
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerCounts:
+    """Peers in numbers."""
+
+    rooms: int
+    connected: int
+    configured: int
+    """Addresses given with `--peer`."""
+    configured_reached: int
+    failed_proofs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DiskInfo:
+    """The disk that holds the data folder."""
+
+    total_bytes: int
+    free_bytes: int
+    reserve_bytes: int
+    fetched_bytes: int
+    quota_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DoctorContext:
+    """What the checks look at. Callables are asked when the check runs."""
+
+    paths: DataPaths
+    ollama_is_local: bool
+    ollama: Callable[[], Awaitable[OllamaInfo]]
+    store: Callable[[], Awaitable[StoreInfo]]
+    disk: Callable[[], DiskInfo]
+    now: Callable[[], float]
+    """Unix seconds."""
+    newest_entry_at: Callable[[], float | None]
+    """When the newest verified entry of any peer says it was made."""
+    listening: Callable[[], Sequence[str]]
+    """`host:port` of the LAN listeners that are open."""
+    mdns: Callable[[], MdnsInfo]
+    peers: Callable[[], PeerCounts]
+    round_trip: Callable[[], Awaitable[float]]
+    """Shares, fetches and verifies a small blob over loopback; answers the seconds, or raises a SidecarError."""
+
+
+async def run_checks(context: DoctorContext, checks: Sequence[Check] | None = None) -> tuple[DoctorLine, ...]:
+    """Run all checks at once and answer in their order. Never raises: a check that fails is a line."""
+    chosen = CHECKS if checks is None else checks
+    lines: dict[int, DoctorLine] = {}
+
+    async def run(place: int, check: Check) -> None:
+        lines[place] = await _run_one(context, check)
+
+    async with anyio.create_task_group() as tasks:
+        for place, check in enumerate(chosen):
+            tasks.start_soon(run, place, check)
+    return tuple(lines[place] for place in range(len(chosen)))
+
+
+async def _run_one(context: DoctorContext, check: Check) -> DoctorLine:
+    name = getattr(check, "__name__", "check").removeprefix("check_").replace("_", " ")
+    try:
+        with anyio.fail_after(CHECK_TIMEOUT_S):
+            return await check(context)
+    except SidecarError as error:
+        return DoctorLine(name, "fail", error.cause, error.next_step)
+    except TimeoutError:
+        return DoctorLine(name, "fail", f"No answer within {CHECK_TIMEOUT_S:.0f} s.", "Look at the log for what hangs.")
+    except Exception as error:  # the doctor is what people run when something unforeseen happened
+        return DoctorLine(name, "fail", f"The check itself failed: {error!r}.", "Please report it with this line.")
+
+
+async def check_ollama(context: DoctorContext) -> DoctorLine:
+    """Reachable, new enough, and by which route it takes an adapter."""
+    found = await context.ollama()
+    if not found.reachable:
+        return DoctorLine(
+            "ollama",
+            "fail",
+            found.cause or f"Nothing answers at {found.url}.",
+            "Start Ollama, or name it with --ollama or OLLAMA_HOST.",
+        )
+    if found.route is None:
+        cause = f"Ollama {found.version} can be given no adapter: {found.cause}"
+        return DoctorLine(
+            "ollama", "fail", cause, "Let Ollama reach this machine's loopback, or run both in one place."
+        )
+    said = f"Ollama {found.version} at {found.url}; adapters are installed by {found.route}."
+    version = parse_version(found.version)
+    if version is None:
+        return DoctorLine("ollama", "warn", f"{said} It is a development build; its age is unknown.")
+    if version < SAFE_OLLAMA:
+        oldest = ".".join(str(part) for part in SAFE_OLLAMA)
+        return DoctorLine(
+            "ollama", "warn", f"{said} Versions before {oldest} read hostile files unsafely.", "Update Ollama."
+        )
+    return DoctorLine("ollama", "ok", said)
+
+
+def parse_version(text: str | None) -> tuple[int, ...] | None:
+    """(0, 17, 1) from `0.17.1-rc2`; None for `0.0.0`, which development builds report, and for anything else."""
+    found = re.match(r"v?(\d{1,6})\.(\d{1,6})\.(\d{1,6})", text or "")
+    version = tuple(int(part) for part in found.groups()) if found else (0, 0, 0)
+    return version if any(version) else None
+
+
+async def check_ollama_address(context: DoctorContext) -> DoctorLine:
+    """T25: what we hand to Ollama leaves this machine when Ollama is elsewhere."""
+    if context.ollama_is_local:
+        return DoctorLine("ollama address", "ok", "Ollama is on this machine.")
+    return DoctorLine(
+        "ollama address",
+        "warn",
+        "Ollama is on another machine: it is sent every installed adapter, without encryption.",
+        "Run the sidecar beside that Ollama, or unset OLLAMA_HOST and --ollama.",
+    )
+
+
+async def check_store(context: DoctorContext) -> DoctorLine:
+    """Found, of a known layout, and readable by this user."""
+    found = await context.store()
+    if found.path is None:
+        cause = found.cause or "No Ollama model store was found."
+        return DoctorLine("store", "fail", cause, "Pull a model once, or name the store with --store.")
+    if not found.readable:
+        return DoctorLine(
+            "store",
+            "warn",
+            f"The store {found.path} cannot be read: {found.cause or 'permission denied'}. Installing works; sharing goes "
+            "through `ollama push`.",
+            "Add this user to the group `ollama` and log in again, or name another store with --store.",
+        )
+    said = f"{found.path} ({found.kind}): {found.models} models, {found.adapters} of them with an adapter."
+    return DoctorLine("store", "ok", said)
+
+
+async def check_data_folder(context: DoctorContext) -> DoctorLine:
+    """Secrets in it are readable by this user only."""
+    paths = context.paths
+    exposed = [
+        file.name for file in (paths.root, paths.identity, paths.token) if file.exists() and open_to_others(file)
+    ]
+    if exposed:
+        return DoctorLine(
+            "data folder",
+            "warn",
+            f"Other users may read {', '.join(exposed)} in {paths.root}.",
+            f"chmod 700 {paths.root} and chmod 600 the files in it.",
+        )
+    return DoctorLine("data folder", "ok", f"{paths.root} is private.")
+
+
+async def check_disk(context: DoctorContext) -> DoctorLine:
+    """Room for fetches: on the disk, and in the quota."""
+    disk = context.disk()
+    usable = disk.free_bytes - disk.reserve_bytes
+    left = disk.quota_bytes - disk.fetched_bytes
+    said = f"{disk.free_bytes / GIB:.1f} GiB free, {disk.reserve_bytes / GIB:.1f} GiB kept free, quota {left / GIB:.1f} GiB left."
+    if usable <= 0:
+        return DoctorLine("disk", "fail", said, "Free some space, or move the data folder with --data-dir.")
+    if usable < GIB or left <= 0:
+        return DoctorLine("disk", "warn", said, "Free some space, raise the quota, or remove fetched adapters.")
+    return DoctorLine("disk", "ok", said)
+
+
+async def check_clock(context: DoctorContext) -> DoctorLine:
+    """A wrong clock dates our entries wrongly and misjudges which of others' have expired."""
+    now = context.now()
+    if now < WRITTEN_AT:
+        return DoctorLine("clock", "fail", "The clock says a time before this program existed.", "Set the clock.")
+    newest = context.newest_entry_at()
+    if newest is not None and newest > now + CLOCK_TOLERANCE_S:
+        minutes = (newest - now) / 60
+        return DoctorLine(
+            "clock",
+            "warn",
+            f"A peer's entry is dated {minutes:.0f} minutes from now: one of the clocks is wrong.",
+            "Check it.",
+        )
+    return DoctorLine("clock", "ok", "The clock is plausible.")
+
+
+async def check_listener(context: DoctorContext) -> DoctorLine:
+    """Peers of the local network can connect to us."""
+    addresses = context.listening()
+    if not addresses:
+        return DoctorLine(
+            "listener", "fail", "No port is open for peers.", "Check --listen; another program may have the port."
+        )
+    reached = [address for address in addresses if await _answers(address)]
+    if not reached:
+        cause = f"{', '.join(addresses)} does not answer even this machine."
+        return DoctorLine("listener", "warn", cause, "A firewall may stand before it; allow the port or the program.")
+    return DoctorLine("listener", "ok", f"Peers can connect to {', '.join(addresses)}.")
+
+
+async def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    bare = host.strip("[]")
+    try:
+        with anyio.fail_after(2):
+            stream = await anyio.connect_tcp({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bare, bare), int(port))  # noqa: S104 - what "every address" is reached by
+            await stream.aclose()
+    except OSError:  # TimeoutError included
+        return False
+    return True
+
+
+async def check_local_network(context: DoctorContext) -> DoctorLine:
+    """mDNS runs, and whether it has seen anybody."""
+    mdns = context.mdns()
+    if not mdns.enabled:
+        return DoctorLine("local network", "ok", "Discovery is switched off; peers are those given with --peer.")
+    if not mdns.running:
+        return DoctorLine(
+            "local network",
+            "fail",
+            f"Discovery does not run: {mdns.cause or 'unknown'}.",
+            "Check UDP port 5353, or use --peer.",
+        )
+    if mdns.others == 0:
+        return DoctorLine(
+            "local network",
+            "warn",
+            "No other sidecar was seen on the local network.",
+            "If there should be one: same network, no guest Wi-Fi or VPN between, UDP port 5353 open; or give --peer HOST:PORT.",
+        )
+    return DoctorLine("local network", "ok", f"{mdns.others} other sidecars seen.")
+
+
+async def check_peers(context: DoctorContext) -> DoctorLine:
+    """Somebody is connected, where somebody should be."""
+    peers = context.peers()
+    if peers.configured_reached < peers.configured:
+        cause = f"{peers.configured - peers.configured_reached} of {peers.configured} addresses given with --peer do not answer."
+        return DoctorLine("peers", "warn", cause, "Check that the other side runs, its --listen port, and firewalls.")
+    if peers.rooms == 0:
+        return DoctorLine(
+            "peers", "warn", "This machine is in no room.", "`ollaswarm room create` or `ollaswarm room join`."
+        )
+    if peers.connected == 0 and peers.failed_proofs:
+        return DoctorLine(
+            "peers", "warn", "Peers were met, but none could prove the same room.", "Compare the room codes."
+        )
+    if peers.connected == 0:
+        return DoctorLine("peers", "warn", "No peer is connected.", "Is another member of the room running?")
+    return DoctorLine("peers", "ok", f"{peers.connected} peers in {peers.rooms} rooms.")
+
+
+async def check_round_trip(context: DoctorContext) -> DoctorLine:
+    """Everything between sharing and a verified file works, tried on this machine alone."""
+    seconds = await context.round_trip()
+    return DoctorLine("round trip", "ok", f"A test blob was shared, fetched and verified in {seconds:.2f} s.")
+
+
+async def check_python(context: DoctorContext) -> DoctorLine:
+    """What runs this program; asked for in every bug report."""
+    return DoctorLine("program", "ok", f"Python {sys.version.split()[0]} on {sys.platform}.")
+
+
+CHECKS: tuple[Check, ...] = (
+    check_python,
+    check_data_folder,
+    check_disk,
+    check_clock,
+    check_ollama,
+    check_ollama_address,
+    check_store,
+    check_listener,
+    check_local_network,
+    check_peers,
+    check_round_trip,
+)
