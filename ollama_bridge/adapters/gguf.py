@@ -28,6 +28,7 @@ MAX_TENSOR_NAME_BYTES: Final = 63  # GGML_MAX_NAME is 64 with its terminating ze
 MAX_ELEMENTS: Final = 1 << 48  # far above any tensor, far below where size arithmetic wraps in C
 
 _KEY = re.compile(rb"[A-Za-z0-9_.\-]{1,256}")
+FLOAT32_TYPE: Final = 6
 _STRING_TYPE = 8
 _ARRAY_TYPE = 9
 _BOOL_TYPE = 7
@@ -38,7 +39,7 @@ _SCALARS = {
     3: struct.Struct("<h"),
     4: struct.Struct("<I"),
     5: struct.Struct("<i"),
-    6: struct.Struct("<f"),
+    FLOAT32_TYPE: struct.Struct("<f"),
     _BOOL_TYPE: struct.Struct("<B"),
     10: struct.Struct("<Q"),
     11: struct.Struct("<q"),
@@ -107,6 +108,8 @@ class GgufHeader:
 
     version: int
     metadata: Mapping[str, MetadataValue]
+    value_types: Mapping[str, int]
+    """GGUF type number of each value. Engines abort, not fail, on a float of the wrong width."""
     tensors: tuple[TensorInfo, ...]
     data_offset: int
     """Where tensor data starts, bytes."""
@@ -159,12 +162,12 @@ def read_gguf(file: BinaryIO, *, limits: GgufLimits = ADAPTER_LIMITS) -> GgufHea
     """
     window = HeaderWindow(file, max_bytes=limits.header_bytes, what="GGUF")
     version, tensor_count, key_count = _read_preamble(window, limits)
-    metadata = _read_metadata(window, key_count, limits)
+    metadata, value_types = _read_metadata(window, key_count, limits)
     alignment = _alignment(metadata)
     tensors = _read_tensor_infos(window, tensor_count)
     data_offset = -(-window.offset // alignment) * alignment
     _check_extents(tensors, alignment, window.file_size - data_offset)
-    return GgufHeader(version, metadata, tensors, data_offset, window.file_size)
+    return GgufHeader(version, metadata, value_types, tensors, data_offset, window.file_size)
 
 
 def _read_preamble(window: HeaderWindow, limits: GgufLimits) -> tuple[int, int, int]:
@@ -188,8 +191,11 @@ def _read_preamble(window: HeaderWindow, limits: GgufLimits) -> tuple[int, int, 
     return version, tensor_count, key_count
 
 
-def _read_metadata(window: HeaderWindow, count: int, limits: GgufLimits) -> dict[str, MetadataValue]:
+def _read_metadata(
+    window: HeaderWindow, count: int, limits: GgufLimits
+) -> tuple[dict[str, MetadataValue], dict[str, int]]:
     metadata: dict[str, MetadataValue] = {}
+    value_types: dict[str, int] = {}
     for _ in range(count):
         raw_key = _raw_string(window, limits.string_bytes)
         if not _KEY.fullmatch(raw_key):
@@ -197,15 +203,12 @@ def _read_metadata(window: HeaderWindow, count: int, limits: GgufLimits) -> dict
         key = raw_key.decode("ascii")
         if key in metadata:
             raise AdapterFormatError(f"The metadata key {key!r} appears twice.")
-        metadata[key] = _read_value(window, key, limits)
-    return metadata
-
-
-def _read_value(window: HeaderWindow, key: str, limits: GgufLimits) -> MetadataValue:
-    value_type = _u32(window)
-    if value_type == _ARRAY_TYPE:
-        return _read_array(window, key, limits)
-    return _read_scalar(window, key, value_type, limits)
+        value_type = value_types[key] = _u32(window)
+        if value_type == _ARRAY_TYPE:
+            metadata[key] = _read_array(window, key, limits)
+        else:
+            metadata[key] = _read_scalar(window, key, value_type, limits)
+    return metadata, value_types
 
 
 def _read_scalar(window: HeaderWindow, key: str, value_type: int, limits: GgufLimits) -> Scalar:
