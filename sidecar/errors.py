@@ -70,6 +70,12 @@ class SignatureInvalid(TrustError):
     code = "signature-invalid"
 
 
+class EntryInvalid(TrustError):
+    """The signed bytes are not an entry of a version we know."""
+
+    code = "entry-invalid"
+
+
 class NotTrusted(TrustError):
     """The publisher is blocked, or the policy asks for trust that was not given."""
 
