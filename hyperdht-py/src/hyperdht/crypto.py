@@ -136,6 +136,21 @@ def aead_decrypt(ciphertext: bytes, ad: bytes, nonce: bytes, key: bytes) -> byte
         raise HandshakeError("handshake message is forged, damaged or for another key") from None
 
 
+def secretbox_seal(message: bytes, nonce: bytes, key: bytes) -> bytes:
+    """XSalsa20-Poly1305: a 16-byte MAC, then the ciphertext."""
+    sealed: bytes = sodium.crypto_secretbox_easy(message, nonce, key)
+    return sealed
+
+
+def secretbox_open(sealed: bytes, nonce: bytes, key: bytes) -> bytes | None:
+    """Reverse `secretbox_seal`; None when the MAC is wrong."""
+    try:
+        message: bytes = sodium.crypto_secretbox_open_easy(sealed, nonce, key)
+    except CryptoError:
+        return None
+    return message
+
+
 class SecretStreamPush:
     """The encrypting half of libsodium's secretstream (XChaCha20-Poly1305).
 

@@ -1,0 +1,7 @@
+"""The only part of hyperdht that touches sockets, tasks and clocks (anyio)."""
+
+from .connection import SecretStream
+from .direct import DirectByteStream
+from .tcp import TcpListener, TcpStream, connect_tcp, listen_tcp
+
+__all__ = ["DirectByteStream", "SecretStream", "TcpListener", "TcpStream", "connect_tcp", "listen_tcp"]

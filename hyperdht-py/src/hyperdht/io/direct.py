@@ -1,0 +1,49 @@
+"""Byte streams that hand over what arrived without allocating for it."""
+
+import threading
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import cast
+
+from anyio.abc import ByteReceiveStream, ByteStream
+
+# One system call fetches up to this much. Measured over loopback: 64 KiB costs a fifth more CPU per byte, 1 MiB gains nothing
+# and falls out of the processor's cache before it is decrypted.
+READ_BYTES = 256 * 1024
+
+_local = threading.local()
+
+
+def shared_read_buffer() -> memoryview:
+    """One buffer per thread, shared by all its connections, so that an idle connection holds none.
+
+    Whoever fills it must have used it up before the next `await`.
+    """
+    try:
+        return cast("memoryview", _local.view)
+    except AttributeError:
+        view = _local.view = memoryview(bytearray(READ_BYTES))
+        return view
+
+
+class DirectByteStream(ByteStream):
+    """A byte stream that lends its receive buffer, and whose `send` keeps no reference to what it was given."""
+
+    @abstractmethod
+    async def receive_to(self, consume: Callable[[memoryview], object]) -> None:
+        """Wait for bytes and pass them to `consume`, which must not keep the view.
+
+        Cancellation loses nothing: between taking bytes from the system and the return of `consume` nothing is awaited.
+
+        Raises:
+            EndOfStream: The peer ended its side.
+            BrokenResourceError, ClosedResourceError, BusyResourceError: As for `receive`.
+        """
+
+
+async def receive_to(stream: ByteReceiveStream, consume: Callable[[memoryview], object]) -> None:
+    """`DirectByteStream.receive_to` for any byte stream; others than ours allocate a `bytes` for each read."""
+    if isinstance(stream, DirectByteStream):
+        await stream.receive_to(consume)
+    else:
+        consume(memoryview(await stream.receive(READ_BYTES)))
