@@ -1,0 +1,431 @@
+"""Fetch one blob from every peer that holds it: ask, receive, verify, write, finish.
+
+`run` is the story. One task per source receives; one loop takes what all of them received to a worker thread in
+batches, tells the scheduler the outcome and sends its commands. What is on the way at once, and so memory, is bounded by
+the scheduler's `total_in_flight`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from typing import TYPE_CHECKING, TypeVar
+
+import anyio
+from anyio import to_thread
+
+from sidecar.errors import BlobMismatch, ChunkMismatch, NoProviders, SidecarError, TransferCancelled
+from sidecar.transfer.chunks import CHUNK_BYTES, ChunkTable
+from sidecar.transfer.fetch_types import BlobSpec, FetchLimits, Progress, SpeedMeter
+from sidecar.transfer.partial import DiskPolicy, PartialFile, WriteReport
+from sidecar.transfer.peer import Peer
+from sidecar.transfer.pool import HoldingsChanged, SourceJoined, SourcePool
+from sidecar.transfer.scheduler import Scheduler
+from sidecar.transfer.scheduler_events import Arrival, Request, SourceBanned
+from sidecar.transfer.source import ReceivedChunk, SourceLost, SourceRefused
+from sidecar.transfer.verified import VerifiedBlob, verify_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from anyio.abc import TaskGroup
+
+    from sidecar.transfer.bandwidth import TokenBucket
+    from sidecar.transfer.chunks import ChunkSet
+    from sidecar.transfer.source import ChunkSource
+
+T = TypeVar("T")
+
+BATCH_CHUNKS = 64
+"""Most chunks in one worker-thread call: 4 MiB keep the worker busy while the event loop receives the next ones."""
+GOOD_BATCH_CHUNKS = 16
+LINGER_S = 0.01
+"""How long a small batch waits to grow: a thread hop costs as much as hashing two chunks."""
+TABLES_AT_ONCE = 4
+"""Sources asked for the table at the same time: several, because some may be silent; few, because it can be 64 MiB."""
+CATCH_UP_CHUNKS = 256
+"""Chunks re-read and hashed per call while resuming: about 15 ms, so cancelling stays quick."""
+
+
+async def fetch_blob(
+    spec: BlobSpec,
+    sources: SourcePool,
+    folder: Path,
+    blobs: Path,
+    *,
+    limits: FetchLimits | None = None,
+    policy: DiskPolicy | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> VerifiedBlob:
+    """Fetch a blob into `blobs`, keeping unfinished work in `folder`. For more control, see `Fetch`."""
+    return await Fetch(spec, sources, folder, blobs, limits=limits, policy=policy, progress=progress).run()
+
+
+class Fetch:
+    """One blob on its way.
+
+    Args:
+        spec: From a verified entry.
+        sources: Peers, as rooms find them; read by this fetch only.
+        folder: For partial files, on the same disk as `blobs`.
+        blobs: Where the finished file goes.
+        limits: Patience and memory.
+        policy: Disk and quota.
+        progress: Called about ten times a second, from the event loop.
+        table: The chunk table when it is already known; else sources are asked for it.
+        caps: Download caps that apply to a source; none for the LAN if the user wishes so.
+        first_unit: See `Scheduler`; a number of our own, such as the start of our public key.
+        struck: Told the key of each source that was banned from this blob.
+    """
+
+    def __init__(
+        self,
+        spec: BlobSpec,
+        sources: SourcePool,
+        folder: Path,
+        blobs: Path,
+        *,
+        limits: FetchLimits | None = None,
+        policy: DiskPolicy | None = None,
+        progress: Callable[[Progress], None] | None = None,
+        table: ChunkTable | None = None,
+        caps: Callable[[ChunkSource], Sequence[TokenBucket]] = lambda source: (),
+        first_unit: int = 0,
+        struck: Callable[[bytes], None] = lambda key: None,
+    ) -> None:
+        self.spec = spec
+        self.table = table
+        self._pool, self._folder, self._blobs = sources, folder, blobs
+        self._limits, self._policy = limits or FetchLimits(), policy or DiskPolicy()
+        self._progress, self._caps, self._struck = progress, caps, struck
+        self._first_unit = first_unit
+        self._partial: PartialFile | None = None
+        self._scheduler: Scheduler | None = None
+        self._peers: dict[bytes, Peer] = {}
+        self._table_lies: Counter[bytes] = Counter()
+        self._table_turns = anyio.Semaphore(TABLES_AT_ONCE)
+        self._ready = anyio.Event()
+        self._inbox: list[tuple[bytes, ReceivedChunk]] = []
+        self._wake, self._enough = anyio.Event(), anyio.Event()
+        self._progress_at = self._joined_at = 0.0
+        self._meter = SpeedMeter()
+        self._tasks: TaskGroup | None = None
+        self._cancelled = False
+        self._thread = anyio.CapacityLimiter(1)
+
+    @property
+    def have(self) -> ChunkSet | None:
+        """Chunks on the disk, to be provided to others meanwhile; None until the table is known."""
+        return self._partial.have if self._partial else None
+
+    @property
+    def data_path(self) -> Path | None:
+        """File that holds the chunks of `have`."""
+        return self._partial.data_path if self._partial else None
+
+    def cancel(self) -> None:
+        """End with `TransferCancelled`; what was verified is kept."""
+        self._cancelled = True
+        if self._tasks is not None:
+            self._tasks.cancel_scope.cancel()
+
+    async def run(self) -> VerifiedBlob:
+        """Fetch, verify, and put in place.
+
+        Raises:
+            NoProviders: Nobody who is connected has what is missing, or nothing comes.
+            ChunkMismatch: As before, and those who were asked sent wrong data.
+            BlobMismatch: Every chunk is right by the table, and the whole is not the digest: the entry is wrong.
+            DiskFull, QuotaExceeded: As their names say.
+            TransferCancelled: After `cancel`.
+        """
+        blob, failure = None, None
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            try:
+                if self._cancelled:
+                    raise TransferCancelled("The transfer was cancelled.")
+                blob = await self._work(tasks)
+            except (SidecarError, OSError) as error:
+                failure = error  # raised below, outside the group, which would wrap it
+            tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        if blob is None:
+            raise TransferCancelled(f"The transfer of {self.spec.digest} was cancelled.")
+        return blob
+
+    # --- the story -----------------------------------------------------------------------------------------------
+
+    async def _work(self, tasks: TaskGroup) -> VerifiedBlob:
+        if blob := await self._in_thread(self._existing):
+            return blob
+        self._progress_at = self._joined_at = anyio.current_time()
+        tasks.start_soon(self._follow_pool, tasks)
+        await self._wait_for_table()
+        with await self._in_thread(self._open_partial) as partial:
+            self._partial = partial
+            self._scheduler = Scheduler(
+                self.spec.count, partial.have, limits=self._limits.scheduler, first_unit=self._first_unit
+            )
+            self._ready.set()
+            tasks.start_soon(self._refresh_holdings, tasks)
+            return await self._transfer(partial, self._scheduler)
+
+    def _existing(self) -> VerifiedBlob | None:
+        """The blob of an earlier fetch, hashed again; a damaged one is removed."""
+        path = self._blobs / self.spec.digest.file_name
+        try:
+            return verify_file(path, self.spec.digest, self.spec.size)
+        except FileNotFoundError:
+            return None
+        except BlobMismatch:
+            path.unlink()
+            return None
+
+    def _open_partial(self) -> PartialFile:
+        assert self.table is not None
+        return PartialFile(self._folder, self._blobs, self.spec.digest, self.spec.size, self.table, self._policy)
+
+    async def _wait_for_table(self) -> None:
+        while self.table is None:
+            self._check_patience(bool(self._peers))
+            await self._sleep_until_woken(1.0)
+
+    async def _transfer(self, partial: PartialFile, scheduler: Scheduler) -> VerifiedBlob:
+        distrusted = False
+        while True:
+            while not scheduler.complete or partial.behind:
+                await self._step(partial, scheduler)
+            self._pump(scheduler)  # cancels what is still owed
+            self._report(scheduler, last=True)
+            try:
+                return await self._in_thread(partial.finish)
+            except BlobMismatch as error:
+                if distrusted:  # every chunk was just read back and is the table's: no other peer can help
+                    partial.discard()
+                    raise BlobMismatch(error.cause, "The entry contradicts itself; tell its publisher.") from error
+                distrusted = True
+                partial.distrust()
+
+    async def _step(self, partial: PartialFile, scheduler: Scheduler) -> None:
+        """Wait for something to do, do it in the worker thread, and act on the outcome."""
+        self._pump(scheduler)
+        await self._gather(partial, scheduler)
+        batch, self._inbox = self._inbox[:BATCH_CHUNKS], self._inbox[BATCH_CHUNKS:]
+        report = None
+        if batch:
+            items = [(chunk.index, chunk.data) for _, chunk in batch]
+            report = await self._in_thread(partial.write_batch, items)
+        elif partial.behind:
+            report = await self._in_thread(partial.catch_up, CATCH_UP_CHUNKS)
+        now = anyio.current_time()
+        if report is not None:
+            self._apply(scheduler, batch, report, now)
+        scheduler.handle_timer(now=now)
+        self._report(scheduler)
+        if not scheduler.complete and not self._inbox:
+            self._check_patience(scheduler.can_continue())
+
+    async def _gather(self, partial: PartialFile, scheduler: Scheduler) -> None:
+        """Return when there is a batch worth a thread hop, or something else to do."""
+        if not self._inbox and not partial.behind and not scheduler.complete:
+            timer = scheduler.next_timer()
+            wait = 1.0 if timer is None else min(1.0, max(0.0, timer - anyio.current_time()))
+            await self._sleep_until_woken(wait)
+        if 0 < len(self._inbox) < GOOD_BATCH_CHUNKS and scheduler.in_flight > len(self._inbox):
+            self._enough = anyio.Event()
+            with anyio.move_on_after(LINGER_S):
+                await self._enough.wait()
+
+    def _apply(
+        self, scheduler: Scheduler, batch: list[tuple[bytes, ReceivedChunk]], report: WriteReport, now: float
+    ) -> None:
+        scheduler.verified(report.written)
+        for position in report.wrong:
+            key, chunk = batch[position]
+            scheduler.wrong(key, chunk.index)
+        scheduler.lost(report.damaged)
+        if report.written or not batch:
+            self._progress_at = now
+
+    def _pump(self, scheduler: Scheduler) -> None:
+        """Carry out what the scheduler wants."""
+        for command in scheduler.commands(now=anyio.current_time()):
+            peer = self._peers.get(command.source)
+            if peer is None:
+                continue
+            if isinstance(command, Request):
+                peer.request(self.spec.digest, command)
+            else:
+                peer.cancel(command.ticket)
+        while event := scheduler.next_event():
+            if isinstance(event, SourceBanned):
+                self._ban(event.source)
+
+    def _ban(self, key: bytes) -> None:
+        self._struck(key)
+        if peer := self._peers.get(key):
+            peer.scope.cancel()
+
+    def _check_patience(self, can_continue: bool) -> None:
+        since = self._progress_at if can_continue else max(self._progress_at, self._joined_at)
+        waited = anyio.current_time() - since
+        if waited < (self._limits.nothing_came_s if can_continue else self._limits.no_source_s):
+            return
+        if self._table_lies or (self._scheduler and self._scheduler.any_banned):
+            raise ChunkMismatch(f"Peers sent wrong data for {self.spec.digest}, and nobody else holds what is missing.")
+        if can_continue:
+            raise NoProviders(f"Peers that hold {self.spec.digest} are connected, but for {waited:.0f} s nothing came.")
+        raise NoProviders(f"No connected peer holds what is missing of {self.spec.digest}.")
+
+    # --- sources -------------------------------------------------------------------------------------------------
+
+    async def _follow_pool(self, tasks: TaskGroup) -> None:
+        while True:
+            change = await self._pool.next_change()
+            if isinstance(change, SourceJoined):
+                if replaced := self._peers.get(change.source.key):
+                    replaced.scope.cancel()
+                peer = self._peers[change.source.key] = Peer(change.source)
+                self._joined_at = anyio.current_time()
+                tasks.start_soon(self._run_peer, peer)
+            elif peer_or_none := self._peers.get(change.key):
+                if isinstance(change, HoldingsChanged):
+                    tasks.start_soon(self._ask_holdings, peer_or_none)
+                else:
+                    peer_or_none.scope.cancel()
+
+    async def _run_peer(self, peer: Peer) -> None:
+        """Everything about one source, from its introduction to its end."""
+        try:
+            with peer.scope:
+                await self._learn_table(peer)
+                await self._ready.wait()
+                await self._ask_holdings(peer)
+                while True:
+                    await self._receive(peer)
+        except SourceLost:
+            pass
+        finally:
+            if self._peers.get(peer.source.key) is peer:
+                del self._peers[peer.source.key]
+                if self._scheduler is not None:
+                    for ticket in self._scheduler.owed_by(peer.source.key):
+                        peer.cancel(ticket)
+                    self._scheduler.remove_source(peer.source.key)
+                self._wake.set()
+
+    async def _learn_table(self, peer: Peer) -> None:
+        """Ask for the chunk table, unless somebody gave the right one already. Liars are asked last."""
+        key = peer.source.key
+        while not self._table_known():
+            async with self._table_turns:
+                if self._table_known() or await self._ask_table(peer):
+                    self._wake.set()
+                    return
+            if self._table_lies[key] >= self._limits.scheduler.strikes:
+                self._struck(key)
+                raise SourceLost
+            await anyio.sleep(self._limits.retry_s)
+
+    def _table_known(self) -> bool:
+        return self.table is not None
+
+    async def _ask_table(self, peer: Peer) -> bool:
+        data = b""
+        with anyio.move_on_after(self._limits.answer_s):
+            try:
+                data = await peer.source.chunk_table(self.spec.digest, self.spec.count)
+            except SourceRefused:
+                return False
+        if len(data) == 32 * self.spec.count and hashlib.sha256(data).hexdigest() == self.spec.chunks_root:
+            self.table = ChunkTable(bytes(data))
+            self._progress_at = anyio.current_time()
+            return True
+        if data:
+            self._table_lies[peer.source.key] += 1
+        return False
+
+    async def _ask_holdings(self, peer: Peer) -> None:
+        """Learn what a source holds, and tell the scheduler."""
+        if peer.asking:
+            return
+        peer.asking = True
+        try:
+            with anyio.move_on_after(self._limits.answer_s):
+                holdings = await peer.source.holdings(self.spec.digest, self.spec.count)
+                if holdings.total == self.spec.count and self._peers.get(peer.source.key) is peer:
+                    self._tell_holdings(peer, holdings)
+        except SourceLost:
+            peer.scope.cancel()
+        finally:
+            peer.asking = False
+
+    def _tell_holdings(self, peer: Peer, holdings: ChunkSet) -> None:
+        scheduler, key = self._scheduler, peer.source.key
+        if scheduler is None:
+            return  # asked again once there is one
+        if key in scheduler.sources:
+            scheduler.update_holdings(key, holdings)
+        else:
+            for _ in range(self._table_lies.pop(key, 0)):
+                scheduler.strike(key)
+            scheduler.add_source(key, holdings, now=anyio.current_time())
+        peer.complete = holdings.complete
+        self._wake.set()
+
+    async def _refresh_holdings(self, tasks: TaskGroup) -> None:
+        """Ask sources that hold only parts what they have got meanwhile."""
+        while True:
+            await anyio.sleep(self._limits.refresh_s)
+            for peer in list(self._peers.values()):
+                if not peer.complete:
+                    tasks.start_soon(self._ask_holdings, peer)
+
+    async def _receive(self, peer: Peer) -> None:
+        """Take what one source sent, at the pace the caps allow."""
+        assert self._scheduler is not None
+        try:
+            chunks = await peer.source.next_chunks()
+        except SourceRefused as refusal:
+            ticket = peer.ticket_of(refusal.request_id)
+            self._scheduler.refused(peer.source.key, ticket, gone=refusal.gone, now=anyio.current_time())
+            self._wake.set()
+            return
+        caps = self._caps(peer.source)
+        slice_chunks = min((cap.chunks_at_once(BATCH_CHUNKS) for cap in caps), default=len(chunks))
+        for start in range(0, len(chunks), slice_chunks):
+            part = chunks[start : start + slice_chunks]
+            self._take(self._scheduler, peer, part)
+            now = anyio.current_time()
+            wait = max((cap.reserve(len(part) * CHUNK_BYTES, now=now) for cap in caps), default=0.0)
+            if wait:
+                await anyio.sleep(wait)
+
+    def _take(self, scheduler: Scheduler, peer: Peer, chunks: list[ReceivedChunk]) -> None:
+        now = anyio.current_time()
+        key = peer.source.key
+        for chunk in chunks:
+            ticket = peer.ticket_of(chunk.request_id)
+            if scheduler.arrived(key, ticket, chunk.index, now=now) is Arrival.CHECK:
+                self._inbox.append((key, chunk))
+        self._wake.set()
+        if len(self._inbox) >= GOOD_BATCH_CHUNKS:
+            self._enough.set()
+
+    # --- small things --------------------------------------------------------------------------------------------
+
+    async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
+        return await to_thread.run_sync(function, *args, limiter=self._thread)
+
+    async def _sleep_until_woken(self, seconds: float) -> None:
+        self._wake = anyio.Event()
+        with anyio.move_on_after(seconds):
+            await self._wake.wait()
+
+    def _report(self, scheduler: Scheduler, *, last: bool = False) -> None:
+        done = min(scheduler.have.count * CHUNK_BYTES, self.spec.size)
+        if (self._meter.due(done, anyio.current_time()) or last) and self._progress is not None:
+            self._progress(Progress(done, self.spec.size, self._meter.speed, len(scheduler.sources)))

@@ -1,0 +1,143 @@
+"""Upload slots, shared fairly between peers (T20).
+
+A slot is one batch in memory, from before it is read until the peer's connection took it. The next free slot goes to the
+waiting peer that holds fewest, then to the one that was given least. A peer that returns counts as having been given as
+much as the least of those active, so it can neither save up nor be starved.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+UPLOAD_SLOTS = 8
+"""Batches of up to 1 MiB in memory for peers that take them; more would not make the disk or the link faster."""
+SLOW_S = 5.0
+"""A peer that takes longer for one batch keeps it, but no longer the slot: eight slow readers must not block others."""
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """The right to have one batch in memory for `peer`."""
+
+    peer: bytes
+    since: float
+    revoked: bool = False
+
+
+@dataclass(slots=True)
+class _Account:
+    users: int = 0
+    given: int = 0
+    held: int = 0
+    slow: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Claim:
+    """A task that waits for a slot."""
+
+    size: int
+    ready: anyio.Event
+    slot: Slot | None = None
+
+
+class UploadSlots:
+    """Hands out `count` slots."""
+
+    def __init__(self, count: int = UPLOAD_SLOTS, *, clock: Callable[[], float] = anyio.current_time) -> None:
+        self._free = count
+        self._clock = clock
+        self._held: list[Slot] = []  # oldest first
+        self._accounts: dict[bytes, _Account] = {}
+        self._claims: dict[bytes, deque[_Claim]] = {}
+
+    def join(self, peer: bytes) -> None:
+        """A peer may ask from now on, in one more room."""
+        if peer not in self._accounts:
+            given = min((account.given for account in self._accounts.values()), default=0)
+            self._accounts[peer] = _Account(given=given)
+        self._accounts[peer].users += 1
+
+    def leave(self, peer: bytes) -> None:
+        """A peer is gone from a room. Its tasks have ended: none waits for a slot."""
+        self._accounts[peer].users -= 1
+        if not self._accounts[peer].users:
+            del self._accounts[peer]
+
+    def is_slow(self, peer: bytes) -> bool:
+        """Whether the last slot of this peer had to be taken from it: give it smaller batches."""
+        account = self._accounts.get(peer)
+        return account is not None and account.slow
+
+    async def take(self, peer: bytes, size: int) -> Slot:
+        """Wait for a slot for `size` bytes."""
+        claim = _Claim(size, anyio.Event())
+        self._claims.setdefault(peer, deque()).append(claim)
+        self._catch_up(peer)
+        try:
+            self._hand_out()
+            while claim.slot is None:
+                with anyio.move_on_after(self._seconds_until_overdue()):
+                    await claim.ready.wait()
+                self._revoke_overdue()
+        except BaseException:
+            self._withdraw(peer, claim)
+            raise
+        return claim.slot
+
+    def give_back(self, slot: Slot) -> None:
+        """The batch is out of memory."""
+        if slot in self._held:
+            self._held.remove(slot)
+            self._free += 1
+        account = self._accounts.get(slot.peer)
+        if account is not None:
+            account.held -= 1
+            account.slow = slot.revoked
+        self._hand_out()
+
+    def _catch_up(self, peer: bytes) -> None:
+        """Being idle saves nothing up."""
+        active = [self._accounts[key].given for key in self._claims if key in self._accounts and key != peer]
+        if active and not self._accounts[peer].held and len(self._claims[peer]) == 1:
+            self._accounts[peer].given = max(self._accounts[peer].given, min(active))
+
+    def _hand_out(self) -> None:
+        while self._free and self._claims:
+            peer = min(self._claims, key=lambda key: (self._accounts[key].held, self._accounts[key].given))
+            claim = self._claims[peer].popleft()
+            if not self._claims[peer]:
+                del self._claims[peer]
+            claim.slot = Slot(peer, self._clock())
+            self._held.append(claim.slot)
+            self._accounts[peer].held += 1
+            self._accounts[peer].given += claim.size
+            self._free -= 1
+            claim.ready.set()
+
+    def _seconds_until_overdue(self) -> float:
+        return max(0.0, self._held[0].since + SLOW_S - self._clock()) if self._held else SLOW_S
+
+    def _revoke_overdue(self) -> None:
+        while self._held and self._claims and self._clock() - self._held[0].since >= SLOW_S:
+            slot = self._held.pop(0)
+            slot.revoked = True
+            if account := self._accounts.get(slot.peer):
+                account.slow = True
+            self._free += 1
+            self._hand_out()
+
+    def _withdraw(self, peer: bytes, claim: _Claim) -> None:
+        if claim.slot is not None:
+            self.give_back(claim.slot)
+        elif claim in self._claims.get(peer, ()):
+            self._claims[peer].remove(claim)
+            if not self._claims[peer]:
+                del self._claims[peer]
