@@ -1,0 +1,156 @@
+"""Verbs about what is offered: `adapters`, `share`, `unshare`, `verify`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sidecar.cli.client import ApiClient
+from sidecar.cli.output import human_bytes
+from sidecar.cli.session import DataDir, Json, daemon_session
+from sidecar.errors import NotFound, ShareError
+
+# What may follow a path's name but never a model's: these are looked for on disk even without a separator in front.
+FILE_ENDINGS = (".gguf", ".safetensors")
+
+
+def adapters(
+    room: Annotated[str | None, typer.Option("--room", help="Only this room's.")] = None,
+    fits: Annotated[bool, typer.Option("--fits", help="Only those whose base model is here.")] = False,
+    local: Annotated[bool, typer.Option("--local", help="Only those this machine shares.")] = False,
+    json: Json = False,
+    data_dir: DataDir = None,
+) -> None:
+    """List the adapters that the rooms offer."""
+    with daemon_session(json, data_dir) as (client, output):
+        found = client.get("/adapters", room=room, fits=fits, local=local)
+        columns = {
+            "REF": [row["ref"] for row in found],
+            "VERSION": [str(row["version"]) for row in found],
+            "PUBLISHER": [row["publisher_name"] or row["publisher"][:12] for row in found],
+            "SIZE": [human_bytes(row["size"]) for row in found],
+            "BASE": [row["base"] for row in found],
+            "FITS": [{True: "yes", False: "no"}.get(row["fits"], "?") for row in found],
+            "SOURCES": [str(row["sources"]) for row in found],
+            "TRUST": [row["trust"] for row in found],
+            "ROOMS": [", ".join(row["rooms"]) for row in found],
+            "INSTALLED": [row["installed_as"] or "" for row in found],
+        }
+        output.rows(found, columns, "Nothing is offered here yet.")
+
+
+def share(
+    what: Annotated[str, typer.Argument(metavar="NAME|PATH", help="Adapter model, adapter GGUF file or PEFT folder.")],
+    room: Annotated[
+        str | None, typer.Option("--room", help="Room to offer it to; needed when in more than one.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name in the room. Else that of the model or file.")
+    ] = None,
+    base: Annotated[str | None, typer.Option("--base", help="Local base model; needed for a file or folder.")] = None,
+    description: Annotated[str, typer.Option("--description", help="One sentence.")] = "",
+    license_name: Annotated[str, typer.Option("--license", help="For example apache-2.0.")] = "",
+    tag: Annotated[list[str] | None, typer.Option("--tag", help="Can be repeated.")] = None,
+    card: Annotated[
+        Path | None, typer.Option("--card", exists=True, dir_okay=False, help="Markdown file that tells more.")
+    ] = None,
+    suggest: Annotated[
+        bool, typer.Option("--suggest", help="Offer the model's template, system text and parameters too.")
+    ] = False,
+    json: Json = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Offer an adapter to a room, signed with this machine's key."""
+    with daemon_session(json, data_dir) as (client, output):
+        request: dict[str, Any] = {
+            "what": share_target(what),
+            "room": room or _only_room(client),
+            "name": name,
+            "base": base,
+            "description": description,
+            "license": license_name,
+            "tags": tag or [],
+            "card": _card_text(card),
+            "suggest": suggest,
+        }
+        row = client.post("/shares", request)
+        text = f"Shared {row['name']} version {row['version']} ({human_bytes(row['size'])}) with {', '.join(row['rooms'])}."
+        output.done(text, row)
+
+
+def share_target(what: str) -> str:
+    """An absolute path if a file is meant, else the model name as it is.
+
+    Raises:
+        NotFound: Clearly a path, and nothing is there.
+    """
+    path = Path(what).expanduser()
+    # "team/sql-lora" is a model name; "./team/sql-lora" is a path. A PEFT folder is known by its file.
+    looks_like_path = what.startswith((".", "~")) or path.is_absolute() or what.lower().endswith(FILE_ENDINGS)
+    if not looks_like_path and not (path / "adapter_config.json").is_file():
+        return what
+    if not path.exists():
+        raise NotFound(f"There is no file or folder {path}.", "Check the path; an adapter model is given by its name.")
+    return str(path.resolve())
+
+
+def _card_text(card: Path | None) -> str | None:
+    try:
+        return None if card is None else card.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ShareError(f"The card {card} cannot be read: {error}.", "It is a UTF-8 text file.") from None
+
+
+def _only_room(client: ApiClient) -> str:
+    rooms = client.get("/rooms")
+    if len(rooms) == 1:
+        return str(rooms[0]["id"])
+    labels = ", ".join(room["label"] for room in rooms)
+    if not rooms:
+        raise ShareError("This machine is in no room.", "`ollaswarm room create` or `ollaswarm room join` first.")
+    raise ShareError("Which room is meant is not clear.", f"Name one with --room: {labels}.")
+
+
+def unshare(
+    name: Annotated[str, typer.Argument(help="Name it was shared under.")],
+    room: Annotated[str | None, typer.Option("--room", help="Only from this room.")] = None,
+    json: Json = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Withdraw an offer. Peers that fetched it keep it."""
+    with daemon_session(json, data_dir) as (client, output):
+        rows = client.post("/shares/withdraw", {"name": name, "room": room})
+        rooms = sorted({label for row in rows for label in row["rooms"]})
+        output.done(f"Withdrew {name} from {', '.join(rooms)}.", {"withdrawn": rows})
+
+
+def verify(
+    path: Annotated[Path, typer.Argument(help="Adapter file on this machine.")],
+    json: Json = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Check an adapter file: whole, well formed, and what known entries say of it. Exit code 1 if it is not."""
+    with daemon_session(json, data_dir) as (client, output):
+        report = client.post("/verify", {"path": str(path.expanduser().absolute())})
+        if json:
+            output.data(report)
+        else:
+            output.facts(_report_facts(report))
+        if not report["ok"]:
+            raise typer.Exit(1)
+
+
+def _report_facts(report: dict[str, Any]) -> dict[str, str]:
+    unknown = "unknown"
+    facts = {
+        "file": report["path"],
+        "digest": report["digest"],
+        "size": human_bytes(report["size"]),
+        "format": report["format"] or unknown,
+        "architecture": report["architecture"] or unknown,
+        "rank": str(report["rank"] or unknown),
+        "tensors": str(report["tensors"] or unknown),
+        "offered as": ", ".join(report["entries"]) or "no known entry",
+        "verdict": "good" if report["ok"] else "not good",
+    }
+    return facts | ({"problems": "; ".join(report["problems"])} if report["problems"] else {})

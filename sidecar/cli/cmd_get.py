@@ -1,0 +1,94 @@
+"""`ollaswarm get` and `uninstall`: from a room into Ollama, and out of it again."""
+
+from typing import Annotated, Any
+
+import typer
+
+from sidecar.cli.client import ApiClient, RemoteFailure
+from sidecar.cli.output import Output, TransferDisplay, human_bytes, human_seconds
+from sidecar.cli.session import DataDir, Json, Yes, agreed, daemon_session
+
+
+def get(
+    ref: Annotated[
+        str, typer.Argument(metavar="REF", help="Name, publisher/name, or unique prefix of an entry digest.")
+    ],
+    as_name: Annotated[
+        str | None, typer.Option("--as", metavar="NAME", help="Name of the new model in Ollama.")
+    ] = None,
+    no_install: Annotated[bool, typer.Option("--no-install", help="Fetch and verify only.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a model of that name.")] = False,
+    yes: Yes = False,
+    json: Json = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Fetch an adapter, verify it, and make it a model in Ollama."""
+    with daemon_session(json, data_dir) as (client, output):
+        suggested = not no_install and _accept_suggestions(client, ref, yes, output)
+        request = {"ref": ref, "as_name": as_name, "install": not no_install, "force": force}
+        started = client.post("/transfers", request | {"accept_suggestions": suggested})
+        final = _follow(client, started, output)
+        if final["error"]:
+            error = final["error"]
+            raise RemoteFailure(error["code"], error["cause"], error["next"])
+        output.done(_success(final), final["result"])
+
+
+def _accept_suggestions(client: ApiClient, ref: str, yes: bool, output: Output) -> bool:
+    """Show what the publisher would add to base and adapter, and ask (T4). In a pipe the answer is no."""
+    suggestions = client.get("/suggestions", ref=ref)
+    if not suggestions:
+        return False
+    output.line("The publisher suggests settings for the model:")
+    for suggestion in suggestions:
+        output.line(f"  {suggestion['field']}")
+        for sign, text in (("-", suggestion["current"]), ("+", suggestion["suggested"])):
+            for line in text.splitlines():
+                output.line(f"    {sign} {line}")
+    accepted = agreed("Apply them?", yes=yes, output=output)
+    output.line("They are applied." if accepted else "They are not applied; --yes would.")
+    return accepted
+
+
+def _follow(client: ApiClient, started: dict[str, Any], output: Output) -> dict[str, Any]:
+    display = TransferDisplay(output)
+    state = started
+    try:
+        for state in client.follow_transfer(started["id"]):
+            display.show(state)
+    except KeyboardInterrupt:
+        display.close()
+        output.note(
+            f"The transfer goes on in the daemon. `ollaswarm transfers` shows it, `--cancel {started['id']}` there stops it."
+        )
+        raise typer.Exit(1) from None
+    finally:
+        display.close()
+    return state
+
+
+def _success(final: dict[str, Any]) -> str:
+    result = final["result"]
+    size = f"{human_bytes(result['size'])} in {human_seconds(result['seconds'])}"
+    if result["installed_as"] is None:
+        return f"Fetched and verified {final['name']} ({size}): {result['path']}"
+    return (
+        f"Installed {result['installed_as']} by {result['route']} ({size}, {result['digest'][:19]}…).\n"
+        f"Try it: ollama run {result['installed_as']}"
+    )
+
+
+def uninstall(
+    name: Annotated[str, typer.Argument(help="Model that `get` installed.")],
+    json: Json = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Remove a model that `get` installed, and nothing else."""
+    with daemon_session(json, data_dir) as (client, output):
+        removed = client.post("/uninstall", {"name": name})
+        text = (
+            f"Removed {removed['name']}."
+            if removed["removed"]
+            else f"Ollama had {removed['name']} no longer; forgotten."
+        )
+        output.done(text, removed)

@@ -1,0 +1,91 @@
+"""`ollaswarm room create|join|leave|list`."""
+
+from typing import Annotated, Any
+
+import typer
+
+from sidecar.cli.client import ApiClient, RemoteFailure
+from sidecar.cli.output import Output
+from sidecar.cli.session import PLAIN, DataDir, Json, Yes, agreed, can_ask, daemon_session, read_secret
+from sidecar.errors import ConsentNeeded
+
+app = typer.Typer(help="Create, join, leave and list rooms.", no_args_is_help=True, **PLAIN)
+Label = Annotated[str | None, typer.Option("--label", help="How you call the room; others do not see it.")]
+
+
+@app.command()
+def create(
+    label: Annotated[str | None, typer.Argument(help="How you call the room; others do not see it.")] = None,
+    json: Json = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Make a private room and show its code. Whoever has the code can enter."""
+    with daemon_session(json, data_dir) as (client, output):
+        room = client.post("/rooms", {"label": label})
+        output.done(f"Room {room['label']} is ready.\n\n  code  {room['code']}\n  link  {room['link']}\n", room)
+        if output.terminal:
+            _print_qr(room["link"], output)
+        output.line("Give the code only to those who may enter: it is not shown again.")
+
+
+def _print_qr(link: str, output: Output) -> None:
+    import segno
+
+    segno.make(link, micro=False).terminal(output.out, compact=True)
+
+
+@app.command()
+def join(
+    room: Annotated[
+        str | None,
+        typer.Argument(metavar="ROOM", help="Code, link, `general` or `local`; `-` reads it from standard input."),
+    ] = None,
+    label: Label = None,
+    yes: Yes = False,
+    json: Json = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Join a room. Without ROOM the code is asked for, so that it stays out of the shell's history."""
+    with daemon_session(json, data_dir) as (client, output):
+        chosen = read_secret(room, "Room code")
+        joined = _join(client, {"room": chosen, "label": label, "consent": yes}, output)
+        output.done(f"Joined {joined['label']}: {joined['peers']} peers, {joined['adapters']} adapters.", joined)
+
+
+def _join(client: ApiClient, request: dict[str, Any], output: Output) -> Any:
+    try:
+        return client.post("/rooms/join", request)
+    except RemoteFailure as failure:
+        if failure.code != ConsentNeeded.code or not can_ask(output):
+            raise
+        output.note(failure.cause)
+        if not agreed("Join?", yes=False, output=output):
+            raise
+        return client.post("/rooms/join", request | {"consent": True})
+
+
+@app.command()
+def leave(
+    room: Annotated[str, typer.Argument(help="Label or id, as `ollaswarm room list` shows it.")],
+    json: Json = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Leave a room. What was installed from it stays."""
+    with daemon_session(json, data_dir) as (client, output):
+        left = client.post("/rooms/leave", {"room": room})
+        output.done(f"Left {left['label']}.", left)
+
+
+@app.command("list")
+def list_rooms(json: Json = False, data_dir: DataDir = None) -> None:
+    """List the rooms this machine is in."""
+    with daemon_session(json, data_dir) as (client, output):
+        rooms = client.get("/rooms")
+        columns = {
+            "ROOM": [room["label"] for room in rooms],
+            "KIND": [room["kind"] for room in rooms],
+            "PEERS": [str(room["peers"]) for room in rooms],
+            "ADAPTERS": [str(room["adapters"]) for room in rooms],
+            "ID": [room["id"] for room in rooms],
+        }
+        output.rows(rooms, columns, "In no room. `ollaswarm room create` or `ollaswarm room join`.")
