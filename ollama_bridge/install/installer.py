@@ -1,0 +1,230 @@
+"""Installing a verified adapter file as an Ollama model: all or nothing.
+
+Order, and what makes it safe to stop anywhere:
+1. names and base are checked, a route is chosen: nothing written
+2. the adapter blob is uploaded: unreferenced, harmless
+3. the model is made under a one-time name, read back, and loaded once
+4. only then it is copied to the wanted name; what stood there was copied aside before
+5. one-time name and backup are deleted
+We never write into Ollama's store ourselves: its API does the bookkeeping.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+
+from ollama_bridge.client import Progress
+from ollama_bridge.digests import Digest, hash_file
+from ollama_bridge.errors import BlobMissing, OllamaBridgeError, OllamaRejected
+from ollama_bridge.install import create_route, pull_route
+from ollama_bridge.install.errors import InstallFailed, NameTaken, NoRoute
+from ollama_bridge.install.plan import InstallPlan, make_plan
+from ollama_bridge.install.probe import Route, RouteKind, choose_route
+from ollama_bridge.install.recover import delete_if_there
+from ollama_bridge.install.rollback import Attempt, roll_back
+from ollama_bridge.install.verify import verify_model
+from ollama_bridge.registry.one_time import backup_name
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ollama_bridge.client import OllamaClient, ProgressCallback
+    from ollama_bridge.names import ModelName
+    from ollama_bridge.registry import LoopbackRegistry
+    from ollama_bridge.store import Store
+
+BLOB_VANISHED = ("no such file", "cannot find the file", "unknown type")  # facts 3.1: how create says so; Windows too
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """A model that Ollama now serves."""
+
+    name: ModelName
+    route: RouteKind
+    manifest_digest: Digest | None
+    """As `/api/tags` shows it; None if Ollama did not list it. Keep it: `uninstall` compares."""
+
+
+async def install_adapter(
+    client: OllamaClient,
+    registry: LoopbackRegistry | None,
+    *,
+    adapter: Path,
+    digest: Digest,
+    size: int,
+    base: ModelName,
+    wanted: ModelName,
+    force: bool = False,
+    probe_load: bool = True,
+    progress: ProgressCallback | None = None,
+    store: Store | None = None,
+) -> Installed:
+    """Install an adapter on a base model under the wanted name.
+
+    Args:
+        client: The Ollama to install into.
+        registry: Ours, running; None leaves only the create route.
+        adapter: The file. Its bytes are checked against `digest` on their way into Ollama.
+        digest: SHA-256 of the file.
+        size: Bytes of the file.
+        base: A model in that Ollama; case is ignored.
+        wanted: The name to install as.
+        force: Replace a model that has the wanted name.
+        probe_load: Load the model once before it gets its name (facts 4.3): the only proof that llama.cpp takes it.
+        progress: Told each step, and bytes while uploading.
+        store: That Ollama's store, where we can read it.
+
+    Raises:
+        InstallFailed: And its kinds; the store is as it was.
+        OllamaUnavailable, OllamaRejected: Ollama went away or refused; the store is as it was, or will be after
+            `recover` if Ollama does not come back in time.
+    """
+    say = progress or _say_nothing
+    plan = await make_plan(
+        client, registry, store, adapter=adapter, digest=digest, size=size, base=base, wanted=wanted, force=force
+    )
+    route = await choose_route(client, registry)
+    install = _Install(client, registry, store, plan, _usable(route, plan), say)
+    try:
+        await install.prepare(probe_load=probe_load)
+        await install.commit()
+    except BaseException:
+        await roll_back(client, install.attempt, install.make_model)
+        raise
+    await install.clean_up()
+    say(Progress("installed"))
+    return Installed(plan.wanted, install.route, await _manifest_digest(client, plan.wanted))
+
+
+class _Install:
+    """One install under way."""
+
+    def __init__(
+        self,
+        client: OllamaClient,
+        registry: LoopbackRegistry | None,
+        store: Store | None,
+        plan: InstallPlan,
+        route: RouteKind,
+        say: ProgressCallback,
+    ) -> None:
+        self.route = route
+        self.attempt = Attempt(plan)
+        self._client = client
+        self._registry = registry
+        self._store = store
+        self._plan = plan
+        self._say = say
+
+    async def prepare(self, *, probe_load: bool) -> None:
+        """Everything up to a checked model under a one-time name."""
+        await self._ensure_blob()
+        self._say(Progress(f"installing by {self.route}"))
+        try:
+            name = await self.make_model()
+        except OllamaRejected as error:
+            if not any(sign in error.message for sign in BLOB_VANISHED):
+                raise
+            await self._ensure_blob()  # pruned between upload and use (facts 1.5)
+            name = await self.make_model()
+        self._made = name
+        self._say(Progress("checking the result"))
+        await verify_model(self._client, self._store, self._plan, name)
+        if probe_load:
+            self._say(Progress("loading it once"))
+            await self._probe_load(name)
+
+    async def make_model(self) -> ModelName:
+        """Make the model under a new one-time name, noted in the attempt."""
+        announce = self.attempt.one_time.append
+        if self.route == "pull":
+            assert self._registry is not None
+            return await pull_route.make_model(
+                self._client, self._registry, self._plan, announce=announce, progress=self._say
+            )
+        return await create_route.make_model(self._client, self._plan, announce=announce, progress=self._say)
+
+    async def commit(self) -> None:
+        """Give the model its name. Not interruptible: a copy takes milliseconds, half of one would be a broken model."""
+        plan, client = self._plan, self._client
+        with anyio.CancelScope(shield=True):
+            if plan.replaces is None and await client.find(plan.wanted) is not None:
+                raise NameTaken(f"A model named {plan.wanted} appeared meanwhile. Choose another name with --as.")
+            if plan.replaces is not None:
+                backup = backup_name(plan.replaces)
+                self.attempt.one_time.append(backup)
+                await client.copy(plan.replaces, backup)
+                self.attempt.backup = backup
+            self.attempt.committing = True
+            await client.copy(self._made, plan.wanted)
+            await verify_model(client, self._store, plan, plan.wanted)
+
+    async def clean_up(self) -> None:
+        """Remove the helpers. The install stands even if this fails: `recover` does it then."""
+        with anyio.CancelScope(shield=True):
+            for name in self.attempt.one_time:
+                try:
+                    await delete_if_there(self._client, name)
+                except OllamaBridgeError:
+                    self._say(Progress("a temporary name stays until the next start"))
+
+    async def _ensure_blob(self) -> None:
+        layer = self._plan.layer
+        if await self._client.has_blob(layer.digest):
+            await self._check_existing()
+            return
+        self.attempt.uploaded = True
+
+        def report(sent: int) -> None:
+            self._say(Progress("uploading to Ollama", str(layer.digest), layer.size, sent))
+
+        await self._client.push_blob(layer.digest, self._plan.adapter, layer.size, report)
+
+    async def _check_existing(self) -> None:
+        """Ollama never looks again at a blob it has (facts 1.4), so we do, where we can."""
+        if self._store is None:
+            return
+        digest = self._plan.layer.digest
+        try:
+            file = self._store.open_blob(digest)
+        except BlobMissing:
+            return  # another server's store; then the load probe has to do
+        with file:
+            found = await anyio.to_thread.run_sync(hash_file, file)
+        if found != digest:
+            raise InstallFailed(
+                f"Ollama's own copy of blob {digest.short} is damaged and it will not take another while that is there. "
+                f"Delete the file {digest.file_name} from the blobs folder of its store, then try again."
+            )
+
+    async def _probe_load(self, name: ModelName) -> None:
+        try:
+            await self._client.load(name)
+        except OllamaRejected as error:
+            raise InstallFailed(
+                f"Ollama cannot load the base with this adapter ({error.message}), so nothing was installed. "
+                "Ollama's log has the reason; an adapter for another base is the usual one."
+            ) from None
+
+
+def _usable(route: Route, plan: InstallPlan) -> RouteKind:
+    if route.kind is None:
+        raise NoRoute(route.reason)
+    if route.kind == "pull" and plan.base_manifest is None:
+        raise NoRoute(f"The layers of {plan.base} cannot be read. Give the store with --store.")
+    return route.kind
+
+
+def _say_nothing(progress: Progress) -> None:
+    pass
+
+
+async def _manifest_digest(client: OllamaClient, name: ModelName) -> Digest | None:
+    for model in await client.tags():
+        if model.name.folded == name.folded and len(model.manifest_digest) == 64:
+            return Digest(model.manifest_digest)
+    return None

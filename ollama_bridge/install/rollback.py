@@ -1,0 +1,99 @@
+"""Taking back an install that did not get to its end, also while Ollama is restarting under it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import anyio
+
+from ollama_bridge.errors import OllamaBridgeError, OllamaRejected, OllamaUnavailable
+from ollama_bridge.install.recover import delete_if_there
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from ollama_bridge.client import OllamaClient
+    from ollama_bridge.install.plan import InstallPlan
+    from ollama_bridge.names import ModelName
+
+RETURN_S = 30.0  # how long a restarting Ollama is waited for; `systemctl restart ollama` takes about 2 s
+SETTLE_S = 0.2  # a cancelled pull may write its manifest after our connection closed; then it is deleted once more
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Attempt:
+    """What an install has done so far. Each field is set before the call it stands for."""
+
+    plan: InstallPlan
+    one_time: list[ModelName] = field(default_factory=list)
+    backup: ModelName | None = None
+    """Set once the backup is complete."""
+    uploaded: bool = False
+    """We put the adapter blob into the store; it was not there."""
+    committing: bool = False
+    """The wanted name may have been written."""
+
+
+async def roll_back(client: OllamaClient, attempt: Attempt, make_again: Callable[[], Awaitable[object]]) -> None:
+    """Bring the store back to what it was. What cannot be done now is left to `recover`, and logged.
+
+    Args:
+        make_again: Makes the one-time model once more. Ollama has no call that deletes a blob; deleting a model that
+            uses it is the only way to get an uploaded blob out again.
+    """
+    with anyio.CancelScope(shield=True):
+        try:
+            await _when_back(client, lambda: _restore_wanted(client, attempt))
+            await _when_back(client, lambda: _remove_one_time(client, attempt))
+            if attempt.uploaded and await client.has_blob(attempt.plan.layer.digest):
+                await _remove_orphan(client, attempt, make_again)
+        except OllamaBridgeError as error:
+            logger.warning("an install could not be taken back yet, the next start will: %s", error)
+
+
+async def _restore_wanted(client: OllamaClient, attempt: Attempt) -> None:
+    if not attempt.committing:
+        return
+    if attempt.backup is not None:
+        await client.copy(attempt.backup, attempt.plan.wanted)
+    elif attempt.plan.replaces is None:
+        await delete_if_there(client, attempt.plan.wanted)
+
+
+async def _remove_one_time(client: OllamaClient, attempt: Attempt) -> None:
+    names = [*attempt.one_time, *([attempt.backup] if attempt.backup else [])]
+    for name in names:
+        if not await delete_if_there(client, name):
+            await anyio.sleep(SETTLE_S)
+            await delete_if_there(client, name)
+
+
+async def _remove_orphan(client: OllamaClient, attempt: Attempt, make_again: Callable[[], Awaitable[object]]) -> None:
+    digest = attempt.plan.layer.digest
+    try:
+        await make_again()
+    except OllamaBridgeError as error:
+        logger.info("the uploaded blob %s stays until Ollama prunes it at a later start: %s", digest.short, error)
+    await _remove_one_time(client, attempt)
+
+
+async def _when_back(client: OllamaClient, action: Callable[[], Awaitable[None]]) -> None:
+    """Do something, waiting for an Ollama that is restarting."""
+    deadline = anyio.current_time() + RETURN_S
+    pause = 0.05
+    while True:
+        try:
+            await action()
+            return
+        except OllamaUnavailable:
+            if anyio.current_time() > deadline:
+                raise
+        except OllamaRejected as error:
+            if error.status < 500 or anyio.current_time() > deadline:
+                raise
+        await anyio.sleep(pause)
+        pause = min(pause * 2, 1.0)

@@ -1,0 +1,43 @@
+"""Did Ollama make what we asked for? Read back both ways: what it says, and what lies in its store (T25)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ollama_bridge.errors import ModelMissing, StoreError
+from ollama_bridge.install.errors import InstallFailed
+
+if TYPE_CHECKING:
+    from ollama_bridge.client import OllamaClient
+    from ollama_bridge.install.plan import InstallPlan
+    from ollama_bridge.manifest import Layer
+    from ollama_bridge.names import ModelName
+    from ollama_bridge.store import Store
+
+
+async def verify_model(client: OllamaClient, store: Store | None, plan: InstallPlan, name: ModelName) -> None:
+    """Check that a model is the base and exactly our adapter.
+
+    Raises:
+        InstallFailed: It is not.
+    """
+    shown = await client.show(name)
+    if shown.model_blobs[:1] != (plan.base_digest,) or shown.adapter_blobs != (plan.layer.digest,):
+        raise InstallFailed(
+            "Ollama made something else than the base and this adapter, so it was removed again. "
+            "Look at Ollama's log, and report this with its version."
+        )
+    if store is None or plan.expected_layers is None:
+        return
+    try:
+        manifest = store.read_manifest(store.find(name) or name)
+    except ModelMissing:
+        return  # this server keeps its models elsewhere; what it says has to do
+    except StoreError as error:
+        raise InstallFailed(f"The manifest that Ollama wrote cannot be read: {error}") from None
+    if _contents(manifest.layers) != _contents(plan.expected_layers):
+        raise InstallFailed("The manifest that Ollama wrote has other layers than the base's and this adapter.")
+
+
+def _contents(layers: tuple[Layer, ...]) -> list[tuple[str, str, int]]:
+    return [(layer.media_type, str(layer.digest), layer.size) for layer in layers]
