@@ -132,10 +132,16 @@ class Store:
         """
         adapter_layers = self.adapter_layers(manifest)
         base = manifest.model_layer
-        if not adapter_layers or base is None or base in adapter_layers or not self._runs_adapters(manifest):
+        if base is None or not self.is_adapter_model(manifest):
             return None
         names = self._bases(base.digest, base.from_, self.models() if models is None else models)
         return AdapterModel(name, manifest, adapter_layers, base, names)
+
+    def is_adapter_model(self, manifest: Manifest) -> bool:
+        """Whether the manifest is a base plus adapters that Ollama applies."""
+        return (
+            bool(self.adapter_layers(manifest)) and manifest.model_layer is not None and self._runs_adapters(manifest)
+        )
 
     def bases(self, digest: Digest) -> list[ModelName]:
         """Models whose weights are that blob and that have no adapter, shortest name first."""
