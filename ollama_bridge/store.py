@@ -49,6 +49,17 @@ class AdapterModel:
         return len(self.adapter_layers) > 1
 
 
+_BaseIndex = dict["Digest", list[tuple["ModelName", "Manifest"]]]
+
+
+def _by_base(models: dict[ModelName, Manifest]) -> _BaseIndex:
+    index: _BaseIndex = {}
+    for name, manifest in models.items():
+        if (base := manifest.model_layer) is not None:
+            index.setdefault(base.digest, []).append((name, manifest))
+    return index
+
+
 class Store:
     """The store at `root`. Every method blocks on the disk: call them in a worker thread."""
 
@@ -117,25 +128,13 @@ class Store:
     def adapters(self) -> list[AdapterModel]:
         """Every adapter model, by name."""
         models = self.models()
-        found = (self.describe(name, manifest, models) for name, manifest in sorted(models.items()))
+        index = _by_base(models)
+        found = (self._describe(name, manifest, index) for name, manifest in sorted(models.items()))
         return [adapter for adapter in found if adapter is not None]
 
-    def describe(
-        self, name: ModelName, manifest: Manifest, models: dict[ModelName, Manifest] | None = None
-    ) -> AdapterModel | None:
-        """The adapter model a manifest makes, None if it is none we can share: plain, remote, tensor, without a base.
-
-        Args:
-            name: Its name.
-            manifest: Its manifest.
-            models: All models, where the base's names are looked up; the store is scanned if not given.
-        """
-        adapter_layers = self.adapter_layers(manifest)
-        base = manifest.model_layer
-        if base is None or not self.is_adapter_model(manifest):
-            return None
-        names = self._bases(base.digest, base.from_, self.models() if models is None else models)
-        return AdapterModel(name, manifest, adapter_layers, base, names)
+    def describe(self, name: ModelName, manifest: Manifest) -> AdapterModel | None:
+        """The adapter model a manifest makes, None if it is none we can share: plain, remote, tensor, without a base."""
+        return self._describe(name, manifest, _by_base(self.models()))
 
     def is_adapter_model(self, manifest: Manifest) -> bool:
         """Whether the manifest is a base plus adapters that Ollama applies."""
@@ -145,7 +144,7 @@ class Store:
 
     def bases(self, digest: Digest) -> list[ModelName]:
         """Models whose weights are that blob and that have no adapter, shortest name first."""
-        return list(self._bases(digest, None, self.models()))
+        return list(self._bases(digest, None, _by_base(self.models())))
 
     def adapter_layers(self, manifest: Manifest) -> tuple[Layer, ...]:
         """Layers that hold an adapter, whatever their media type says.
@@ -157,14 +156,18 @@ class Store:
         typed = set(manifest.adapter_layers)
         return tuple(layer for layer in manifest.layers if layer in typed or layer.digest in misfiled)
 
-    def _bases(self, digest: Digest, hint: str | None, models: dict[ModelName, Manifest]) -> tuple[ModelName, ...]:
+    def _describe(self, name: ModelName, manifest: Manifest, index: _BaseIndex) -> AdapterModel | None:
+        base = manifest.model_layer
+        if base is None or not self.is_adapter_model(manifest):
+            return None
+        names = self._bases(base.digest, base.from_, index)
+        return AdapterModel(name, manifest, self.adapter_layers(manifest), base, names)
+
+    def _bases(self, digest: Digest, hint: str | None, index: _BaseIndex) -> tuple[ModelName, ...]:
         names = [
             name
-            for name, manifest in models.items()
-            if (layer := manifest.model_layer) is not None
-            and layer.digest == digest
-            and not self.adapter_layers(manifest)
-            and self._runs_adapters(manifest)
+            for name, manifest in index.get(digest, ())
+            if not self.adapter_layers(manifest) and self._runs_adapters(manifest)
         ]
         return tuple(sorted(names, key=lambda name: (name.display != hint, len(name.display), name.display)))
 
