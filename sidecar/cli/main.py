@@ -75,15 +75,14 @@ def _root(
     """Share LoRA adapters between Ollama machines: verified, signed, peer to peer."""
 
 
-def root_command() -> Any:
-    """The whole command line as Typer's command object; the reference is generated from it."""
-    application = typer.Typer(cls=Verbs, callback=_root, no_args_is_help=True, **PLAIN)
-    return typer.main.get_command(application)
+def root_application() -> typer.Typer:
+    """The whole command line."""
+    return typer.Typer(cls=Verbs, callback=_root, no_args_is_help=True, **PLAIN)
 
 
 def main() -> None:
     """Entry point. Exit codes: 0 ok, 1 refused or failed with a cause and a next step, 2 usage."""
-    root_command()(prog_name="ollaswarm")
+    root_application()(prog_name="ollaswarm")
 
 
 if __name__ == "__main__":

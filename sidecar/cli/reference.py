@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
+import typer
 
 import sidecar.errors
 import sidecar.events
 from sidecar.api.app import build_api
-from sidecar.cli.main import root_command
+from sidecar.cli.main import root_application
 from sidecar.config import settings_table
 from sidecar.errors import SidecarError
 from sidecar.events import Event
@@ -98,7 +99,7 @@ def _command_sections() -> Iterator[str]:
 
 def all_commands() -> Iterator[tuple[str, Any]]:
     """Every command that does something: `up`, …, `room create`, … with typer's command object."""
-    root = root_command()
+    root: Any = typer.main.get_command(root_application())
     for name in root.list_commands(None):
         command = root.get_command(None, name)
         if hasattr(command, "list_commands"):

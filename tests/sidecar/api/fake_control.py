@@ -1,0 +1,263 @@
+"""A `Control` that lives in memory: two rooms, one adapter, transfers that move when the test says so."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import anyio
+
+from sidecar.control_types import (
+    AdapterRow,
+    Control,
+    DoctorLine,
+    ErrorInfo,
+    GetOptions,
+    InstallResult,
+    NumberedEvent,
+    OllamaInfo,
+    PeerInfo,
+    PublisherInfo,
+    RoomInfo,
+    ShareOptions,
+    StatusInfo,
+    StoreInfo,
+    Suggestion,
+    TransferInfo,
+    UninstallResult,
+    VerifyReport,
+)
+from sidecar.errors import BaseModelMissing, ConsentNeeded, NotFound, RoomError, SidecarError
+from sidecar.events import Event, OllamaLost, TransferProgress
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+KEY = "ab" * 32
+CODE = "abandon-ability-able-about-above-absent-absorb-abstract"
+DIGEST = "sha256:" + "1f" * 32
+SIZE = 100 * 65536
+CONSENT = "Joining shows your IP address and what you share to everyone."
+WORDS = "apple brave cedar delta"
+
+
+def adapter_row(**changes: object) -> AdapterRow:
+    row = AdapterRow(
+        ref="sql-lora",
+        name="sql-lora",
+        version=7,
+        publisher=KEY,
+        rooms=("team",),
+        digest=DIGEST,
+        size=SIZE,
+        base="llama3.2:1b",
+        base_digest="sha256:" + "2e" * 32,
+        fits=True,
+        sources=2,
+        trust="unknown",
+        entry="c0ffee" * 10 + "c0ff",
+    )
+    return replace(row, **changes)  # type: ignore[arg-type]
+
+
+@dataclass
+class FakeControl:
+    """What happened to it is in `calls`; what it answers can be changed by the test."""
+
+    calls: list[tuple[object, ...]] = field(default_factory=list)
+    joined: list[RoomInfo] = field(default_factory=lambda: [RoomInfo("0" * 32, "team", "private", 2, 1)])
+    offered: list[AdapterRow] = field(default_factory=lambda: [adapter_row()])
+    suggested: tuple[Suggestion, ...] = ()
+    running: dict[str, TransferInfo] = field(default_factory=dict)
+    breaks: Exception | None = None
+    lines: tuple[DoctorLine, ...] = (DoctorLine("ollama", "ok", "Fine."), DoctorLine("peers", "warn", "None.", "Wait."))
+    log: list[NumberedEvent] = field(default_factory=list)
+    changed: anyio.Event = field(default_factory=anyio.Event)
+    subscribers: int = 0
+    script: list[Callable[[FakeControl], None]] = field(default_factory=list)
+    """What happens to transfer t1, one step each time it is looked at."""
+
+    def emit(self, event: Event) -> None:
+        self.log.append(NumberedEvent(len(self.log) + 1, event))
+        self.changed.set()
+        self.changed = anyio.Event()
+
+    @asynccontextmanager
+    async def events(self, since: int | None = None) -> AsyncIterator[AsyncIterator[NumberedEvent]]:
+        place = len(self.log) if since is None else 0 if since > len(self.log) else since
+
+        async def read() -> AsyncIterator[NumberedEvent]:
+            nonlocal place
+            while True:
+                while place < len(self.log):
+                    place += 1
+                    yield self.log[place - 1]
+                await self.changed.wait()
+
+        self._subscribed(+1)
+        try:
+            yield read()
+        finally:
+            self._subscribed(-1)
+
+    def _subscribed(self, change: int) -> None:
+        self.subscribers += change
+        self.changed.set()
+        self.changed = anyio.Event()
+
+    async def wait_for_subscribers(self, count: int) -> None:
+        """Return when exactly that many are subscribed."""
+        while self.subscribers != count:
+            await self.changed.wait()
+
+    async def status(self) -> StatusInfo:
+        if self.breaks:
+            raise self.breaks
+        return StatusInfo(
+            version="0.1.0",
+            pid=1,
+            uptime_s=75.0,
+            key=KEY,
+            words=WORDS,
+            data_dir="/data",
+            api="127.0.0.1:11470",
+            listen=("192.168.1.7:4000",),
+            ollama=OllamaInfo("http://127.0.0.1:11434", True, "0.34.2", "pull"),
+            store=StoreInfo("/models", "user", True, 12, 1),
+            rooms=tuple(self.joined),
+            peers=2,
+            entries=1,
+            shared=0,
+            transfers=0,
+            fetched_bytes=SIZE,
+            quota_bytes=50 << 30,
+        )
+
+    async def doctor(self) -> tuple[DoctorLine, ...]:
+        self.calls.append(("doctor",))
+        return self.lines
+
+    async def rooms(self) -> tuple[RoomInfo, ...]:
+        return tuple(self.joined)
+
+    async def create_room(self, label: str | None) -> RoomInfo:
+        self.calls.append(("create_room", label))
+        room = RoomInfo("3" * 32, label or "room-1", "private")
+        self.joined.append(room)
+        return replace(room, code=CODE, link=f"ollaswarm://room/{CODE}")
+
+    async def join_room(self, room: str, *, label: str | None, consent: bool) -> RoomInfo:
+        self.calls.append(("join_room", room, label, consent))
+        if room == "general" and not consent:
+            raise ConsentNeeded(CONSENT)
+        if room not in ("general", "local", CODE):
+            raise RoomError("That is not a room code.")
+        return RoomInfo("4" * 32, label or room[:8], "general" if room == "general" else "private")
+
+    async def leave_room(self, room: str) -> RoomInfo:
+        self.calls.append(("leave_room", room))
+        for joined in self.joined:
+            if room in (joined.label, joined.id):
+                self.joined.remove(joined)
+                return joined
+        raise NotFound(f"There is no room {room!r}.")
+
+    async def adapters(
+        self, *, room: str | None = None, fits: bool = False, local: bool = False
+    ) -> tuple[AdapterRow, ...]:
+        self.calls.append(("adapters", room, fits, local))
+        return tuple(self.offered)
+
+    async def share(self, what: str, room: str, options: ShareOptions) -> AdapterRow:
+        self.calls.append(("share", what, room, options))
+        return adapter_row(local=True)
+
+    async def unshare(self, name: str, room: str | None = None) -> tuple[AdapterRow, ...]:
+        self.calls.append(("unshare", name, room))
+        return (adapter_row(local=True),)
+
+    async def suggestions(self, ref: str) -> tuple[Suggestion, ...]:
+        return self.suggested
+
+    async def get(self, ref: str, options: GetOptions) -> TransferInfo:
+        self.calls.append(("get", ref, options))
+        if ref not in ("sql-lora", "c0ffee"):
+            raise NotFound(f"No adapter answers to {ref!r}.")
+        info = TransferInfo(
+            "t1", "fetch", "sql-lora", "sql-lora", DIGEST, "running", "fetch", 0, SIZE, 5e6, 2, started_at=1.0
+        )
+        self.running["t1"] = info
+        return info
+
+    async def transfers(self) -> tuple[TransferInfo, ...]:
+        return tuple(self.running.values())
+
+    async def transfer(self, transfer: str) -> TransferInfo:
+        if transfer not in self.running:
+            raise NotFound(f"There is no transfer {transfer!r}.")
+        if self.script:
+            self.script.pop(0)(self)
+        return self.running[transfer]
+
+    async def cancel(self, transfer: str) -> TransferInfo:
+        info = await self.transfer(transfer)
+        self.running[transfer] = replace(info, state="cancelled", error=ErrorInfo("cancelled", "Cancelled.", "Again."))
+        self._tell(transfer)
+        return self.running[transfer]
+
+    def advance(self, done_bytes: int) -> None:
+        """The transfer t1 has that many bytes now."""
+        self.running["t1"] = replace(self.running["t1"], done_bytes=done_bytes)
+        self._tell("t1")
+
+    def finish(self, error: SidecarError | None = None) -> None:
+        """The transfer t1 ends, well or badly."""
+        if error is None:
+            result = InstallResult(DIGEST, SIZE, "sql-lora:latest", "pull", fetched_bytes=SIZE, seconds=1.5)
+            change = replace(self.running["t1"], state="done", stage="install", done_bytes=SIZE, result=result)
+        else:
+            told = ErrorInfo(error.code, error.cause, error.next_step)
+            change = replace(self.running["t1"], state="failed", error=told)
+        self.running["t1"] = change
+        self._tell("t1")
+
+    def _tell(self, transfer: str) -> None:
+        now = self.running[transfer]
+        self.emit(TransferProgress(transfer, now.ref, now.stage, now.done_bytes, now.total_bytes, 5e6, 2))
+
+    async def uninstall(self, name: str) -> UninstallResult:
+        self.calls.append(("uninstall", name))
+        if name != "sql-lora":
+            raise NotFound(f"{name} was not installed by us.")
+        return UninstallResult(name, DIGEST, True)
+
+    async def peers(self) -> tuple[PeerInfo, ...]:
+        return (PeerInfo(KEY, WORDS, "192.168.1.8:4000", ("team",), "unknown", 1, SIZE, 0, 60.0),)
+
+    async def trust(self, key: str) -> PublisherInfo:
+        self.calls.append(("trust", key))
+        return PublisherInfo(KEY, WORDS, "trusted")
+
+    async def block(self, key: str) -> PublisherInfo:
+        self.calls.append(("block", key))
+        return PublisherInfo(KEY, WORDS, "blocked")
+
+    async def verify(self, path: str) -> VerifyReport:
+        self.calls.append(("verify", path))
+        if path.endswith("missing.gguf"):
+            raise NotFound(f"There is no file {path}.")
+        return VerifyReport(path, DIGEST, SIZE, path.endswith("good.gguf"), "gguf", "llama", 8, 64, ("sql-lora",))
+
+
+def base_missing() -> BaseModelMissing:
+    return BaseModelMissing("llama3.2:1b (sha256:2e2e…) is not in this Ollama.", "Run `ollama pull llama3.2:1b`.")
+
+
+def lost_event() -> OllamaLost:
+    return OllamaLost("http://127.0.0.1:11434", "connection refused")
+
+
+def _conforms(control: FakeControl) -> Control:
+    """For mypy: the fake must have every verb of the protocol, with its types."""
+    return control
