@@ -1,0 +1,117 @@
+"""What the journal keeps, one frozen row type per table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .envelope import StatementKind
+
+
+@dataclass(frozen=True, slots=True)
+class RoomRow:
+    """A room we are in. `key` is the room's secret; the code it came from is not kept."""
+
+    room_id: bytes
+    label: str
+    kind: str
+    """`general`, `local` or `private`."""
+    key: bytes = field(repr=False)
+    epoch: bytes
+    """16 random bytes under which we number our changes in this room."""
+    sequence: int
+    """The last number used."""
+    joined_at: float
+    share_all: bool = False
+    """The standing rule of `share '*'`."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatementRow:
+    """A verified entry or withdrawal as it stands in one room."""
+
+    room_id: bytes
+    sequence: int
+    held: bool
+    kind: StatementKind
+    raw: bytes = field(repr=False)
+    publisher: bytes
+    signature: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRow:
+    """The highest version ever seen of an adapter (T15)."""
+
+    publisher: bytes
+    name: str
+    """Folded."""
+    version: int
+    id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ShareRow:
+    """An adapter of ours that we offer."""
+
+    name: str
+    digest: str
+    """`sha256:<hex>` of the adapter blob."""
+    size: int
+    source: str
+    """Model name in the store, or absolute path of a file."""
+    is_path: bool
+    entry_id: bytes
+    """The entry that offers it, 32 bytes."""
+    rooms: tuple[bytes, ...]
+    """Ids of the rooms it was shared to by name or rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstallRow:
+    """A model in Ollama that we installed, and from what."""
+
+    name: str
+    digest: str
+    """Adapter blob."""
+    base_digest: str
+    route: str
+    """`pull` or `create`."""
+    entry_id: bytes
+    publisher: bytes
+    version: int
+    manifest_digest: str
+    """What Ollama had under the name when we were done: if it differs now, the user changed it."""
+    installed_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRow:
+    """A whole verified blob that we can provide."""
+
+    digest: str
+    path: str
+    size: int
+    table: bytes = field(repr=False)
+    """Concatenated SHA-256 of its chunks."""
+
+
+class Standing(Enum):
+    """What the user decided about a publisher."""
+
+    UNKNOWN = "unknown"
+    TRUSTED = "trusted"
+    BLOCKED = "blocked"
+
+
+@dataclass(frozen=True, slots=True)
+class PublisherRow:
+    """A publisher's key and what we know of it."""
+
+    key: bytes
+    first_seen: float
+    standing: Standing = Standing.UNKNOWN
+    label: str | None = None
+    """The name pinned to this key."""

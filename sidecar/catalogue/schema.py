@@ -1,0 +1,60 @@
+"""The journal's tables, and how an older file becomes a newer one.
+
+`user_version` counts the scripts that ran. A script is never changed once released; a change of the tables is one more
+script at the end. Each runs in a transaction with its new number, so a crash in between leaves the old file.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import sqlite3
+
+_FIRST = """
+CREATE TABLE rooms (
+    room_id BLOB PRIMARY KEY, label TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, key BLOB NOT NULL, epoch BLOB NOT NULL,
+    sequence INTEGER NOT NULL, joined_at REAL NOT NULL, share_all INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE statements (
+    id BLOB PRIMARY KEY, kind INTEGER NOT NULL, raw BLOB NOT NULL, publisher BLOB NOT NULL, signature BLOB NOT NULL
+);
+CREATE TABLE placements (
+    room_id BLOB NOT NULL REFERENCES rooms ON DELETE CASCADE, publisher BLOB NOT NULL, name TEXT NOT NULL,
+    id BLOB NOT NULL REFERENCES statements, sequence INTEGER NOT NULL, held INTEGER NOT NULL,
+    PRIMARY KEY (room_id, publisher, name)
+) WITHOUT ROWID;
+CREATE INDEX placements_by_statement ON placements (id);
+CREATE TABLE versions (
+    publisher BLOB NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL, id BLOB NOT NULL,
+    PRIMARY KEY (publisher, name)
+) WITHOUT ROWID;
+CREATE TABLE shares (
+    name TEXT PRIMARY KEY, digest TEXT NOT NULL, size INTEGER NOT NULL, source TEXT NOT NULL, is_path INTEGER NOT NULL,
+    entry_id BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE share_rooms (
+    name TEXT NOT NULL REFERENCES shares ON DELETE CASCADE, room_id BLOB NOT NULL REFERENCES rooms ON DELETE CASCADE,
+    PRIMARY KEY (name, room_id)
+) WITHOUT ROWID;
+CREATE TABLE installs (
+    name TEXT PRIMARY KEY, digest TEXT NOT NULL, base_digest TEXT NOT NULL, route TEXT NOT NULL, entry_id BLOB NOT NULL,
+    publisher BLOB NOT NULL, version INTEGER NOT NULL, manifest_digest TEXT NOT NULL, installed_at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE held (digest TEXT PRIMARY KEY, path TEXT NOT NULL, size INTEGER NOT NULL, hashes BLOB NOT NULL);
+CREATE TABLE publishers (
+    key BLOB PRIMARY KEY, first_seen REAL NOT NULL, standing TEXT NOT NULL, label TEXT UNIQUE
+) WITHOUT ROWID;
+"""
+
+SCRIPTS = (_FIRST,)
+
+
+def migrate(connection: sqlite3.Connection) -> bool:
+    """Bring the tables up to date; False if a newer version of ollaswarm made the file."""
+    (done,) = connection.execute("PRAGMA user_version").fetchone()
+    if done > len(SCRIPTS):
+        return False
+    for number, script in enumerate(SCRIPTS[done:], done + 1):
+        connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
+    return True
