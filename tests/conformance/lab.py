@@ -1,0 +1,152 @@
+"""A server with a base model in it, and helpers both this suite and the install tests use."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ollama_bridge.client import OllamaClient, Timeouts
+from ollama_bridge.digests import Digest, hash_file
+from ollama_bridge.errors import OllamaBridgeError, OllamaRejected
+from ollama_bridge.manifest import Layer, MediaType, render_manifest
+from ollama_bridge.names import ModelName
+from ollama_bridge.registry import LoopbackRegistry
+from ollama_bridge.standin import Faults, StandIn
+from ollama_bridge.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+REAL_URL = os.environ.get("OLLASWARM_REAL_OLLAMA")
+REAL_STORE = os.environ.get("OLLASWARM_REAL_STORE")
+SERVERS = ["accept", "refuse", *(["real"] if REAL_URL else [])]
+
+CONFIG = json.dumps(
+    {
+        "model_format": "gguf",
+        "model_family": "llama",
+        "model_families": ["llama"],
+        "model_type": "117K",
+        "file_type": "F32",
+        "architecture": "amd64",
+        "os": "linux",
+    }
+).encode()
+TEMPLATE = b"{{ .Prompt }}"
+
+
+def make_fixtures(folder: Path) -> Path:
+    """The small models and adapters, made once per test session."""
+    script = Path(__file__).parents[1] / "fixtures" / "make_fixtures.py"
+    subprocess.run([sys.executable, str(script), str(folder)], check=True, capture_output=True)
+    return folder
+
+
+def layer_of(path: Path, media_type: str) -> Layer:
+    return Layer(media_type, hash_file(path), path.stat().st_size)
+
+
+@dataclass
+class Lab:
+    """One server under test."""
+
+    client: OllamaClient
+    registry: LoopbackRegistry
+    files: Path
+    """Fixtures."""
+    base: ModelName
+    kind: str
+    """accept, refuse or real."""
+    store: Store | None
+    standin: StandIn | None = None
+    prefix: str = field(default_factory=lambda: f"t{secrets.token_hex(4)}")
+
+    @property
+    def base_layer(self) -> Layer:
+        return layer_of(self.files / "base.gguf", MediaType.MODEL)
+
+    def fresh_name(self, text: str) -> ModelName:
+        """A name nobody else uses; removed at the end."""
+        return ModelName.parse(f"{self.prefix}-{text}:latest")
+
+    def adapter(self, name: str = "adapter.gguf") -> tuple[Path, Digest, int]:
+        path = self.files / name
+        return path, hash_file(path), path.stat().st_size
+
+    async def upload(self, data: bytes, folder: Path) -> Digest:
+        """Put bytes into the store as an unreferenced blob."""
+        digest = Digest.of(data)
+        path = folder / digest.file_name
+        path.write_bytes(data)
+        if not await self.client.has_blob(digest):
+            await self.client.push_blob(digest, path, len(data))
+        return digest
+
+    async def pull_model(self, name: ModelName, layers: list[Layer], blobs: dict[Digest, Path]) -> None:
+        """Install a model by manifest from our registry, under a name of our choice."""
+        config_path = blobs[Digest.of(CONFIG)]
+        config = layer_of(config_path, MediaType.CONFIG)
+        async with self.registry.offer(render_manifest(config, layers), blobs=blobs) as reference:
+            await self.client.pull(reference, insecure=True)
+        await self.client.copy(reference, name)
+        await self.client.delete(reference)
+
+    async def pull_base(self, name: ModelName, folder: Path) -> None:
+        config, template = folder / "config.json", folder / "template.txt"
+        config.write_bytes(CONFIG)
+        template.write_bytes(TEMPLATE)
+        base = self.files / "base.gguf"
+        layers = [layer_of(base, MediaType.MODEL), layer_of(template, MediaType.TEMPLATE)]
+        blobs = {Digest.of(CONFIG): config, Digest.of(TEMPLATE): template, layers[0].digest: base}
+        await self.pull_model(name, layers, blobs)
+
+    async def names(self) -> set[ModelName]:
+        return {model.name for model in await self.client.tags()}
+
+    async def clean_up(self) -> None:
+        for name in await self.names():
+            if self.prefix in name.model or name.namespace == "p2p":
+                with suppress(OllamaRejected):
+                    await self.client.delete(name)
+
+
+@asynccontextmanager
+async def open_lab(kind: str, files: Path, folder: Path, faults: Faults | None = None) -> AsyncIterator[Lab]:
+    """A server of one kind with a base model in it; everything the test made is removed at the end."""
+    if kind == "real":
+        assert REAL_URL is not None
+        async with OllamaClient(REAL_URL) as client, LoopbackRegistry(folder) as registry:
+            lab = Lab(client, registry, files, ModelName.parse("unset"), kind, None)
+            async with _with_base(lab, folder):
+                root = REAL_STORE or (await client.show(lab.base)).store
+                lab.store = _open_store(root)
+                yield lab
+        return
+    standin = StandIn(folder / "models", adapters="refuse" if kind == "refuse" else "accept", faults=faults)
+    quick = Timeouts(connect=2, answer=5, work=10)
+    async with standin, OllamaClient(standin.url, timeouts=quick) as client, LoopbackRegistry(folder) as registry:
+        lab = Lab(client, registry, files, ModelName.parse("unset"), kind, Store(folder / "models"), standin)
+        async with _with_base(lab, folder):
+            yield lab
+
+
+def _open_store(root: str | None) -> Store | None:
+    return Store(Path(root)) if root and Path(root, "blobs").is_dir() else None
+
+
+@asynccontextmanager
+async def _with_base(lab: Lab, folder: Path) -> AsyncIterator[None]:
+    lab.base = lab.fresh_name("base")
+    await lab.pull_base(lab.base, folder)
+    try:
+        yield
+    finally:
+        with suppress(OllamaBridgeError):
+            await lab.clean_up()
