@@ -1,4 +1,7 @@
-"""The Hyperswarm stack in Python."""
+"""The Hyperswarm stack in Python, wire-compatible with the official JavaScript packages.
+
+This module holds the public names. The machines without I/O are in `noise`, `secret_stream` and `protomux`, TCP in `io`.
+"""
 
 from .crypto import KeyPair
 from .errors import (
@@ -11,6 +14,7 @@ from .errors import (
     RemoteProtocolError,
     RequestTimeout,
 )
+from .io import MuxChannel, Protomux, SecretStream
 
 __all__ = [
     "ConnectionClosed",
@@ -19,7 +23,10 @@ __all__ = [
     "HyperDHTError",
     "KeyPair",
     "LocalProtocolError",
+    "MuxChannel",
     "PeerNotFound",
+    "Protomux",
     "RemoteProtocolError",
     "RequestTimeout",
+    "SecretStream",
 ]

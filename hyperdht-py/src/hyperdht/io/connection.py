@@ -29,6 +29,8 @@ HANDSHAKE_TIMEOUT_S = (
 )
 WRITE_BYTES = 1024 * 1024  # encrypted at a time: bounds memory and how long other tasks wait (about a millisecond)
 
+BYTE_STREAM_MESSAGE_BYTES = 65536  # peers with a small message cap take this
+
 
 class SecretStream(AsyncResource):
     """An established connection to the holder of `remote_public_key`.
@@ -182,6 +184,10 @@ class SecretStream(AsyncResource):
             self._send_ended = True
             await self._bytes.send_eof()
 
+    def byte_stream(self) -> ByteStream:
+        """This connection as a stream of bytes without message boundaries, for code that wants one. Use one or the other."""
+        return MessageByteStream(self)
+
     async def aclose(self) -> None:
         """Close both directions. To be sure that the peer got everything: `send_eof`, then receive until `EndOfStream`."""
         self._closed = True
@@ -248,6 +254,32 @@ class SecretStream(AsyncResource):
         while (event := self._machine.next_event()) is not None:
             if isinstance(event, DataReceived):
                 self._received += event.messages
+
+
+class MessageByteStream(ByteStream):
+    """The messages of a connection joined into bytes."""
+
+    def __init__(self, connection: SecretStream) -> None:
+        self._connection = connection
+        self._rest = memoryview(b"")
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        while not self._rest:  # an empty message is no end of stream
+            self._rest = memoryview(await self._connection.receive())
+        data, self._rest = bytes(self._rest[:max_bytes]), self._rest[max_bytes:]
+        return data
+
+    async def send(self, item: bytes) -> None:
+        view = memoryview(item)
+        await self._connection.send_many(
+            [view[at : at + BYTE_STREAM_MESSAGE_BYTES] for at in range(0, len(view), BYTE_STREAM_MESSAGE_BYTES)]
+        )
+
+    async def send_eof(self) -> None:
+        await self._connection.send_eof()
+
+    async def aclose(self) -> None:
+        await self._connection.aclose()
 
 
 async def _shake_hands(byte_stream: ByteStream, machine: SecretStreamMachine) -> None:

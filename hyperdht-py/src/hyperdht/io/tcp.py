@@ -18,6 +18,8 @@ from .readiness import Readiness, readiness_of
 
 ACCEPT_RETRY_S = 0.1  # out of file descriptors: the ones in use must be closed first, and retrying at once would spin
 
+DISCARD_READS = 16  # a peer that keeps sending must not keep us from closing
+
 
 class TcpStream(DirectByteStream):
     """One TCP connection. One task may send while another receives; two of the same kind raise `BusyResourceError`."""
@@ -100,12 +102,27 @@ class TcpStream(DirectByteStream):
         await checkpoint()
 
     async def aclose(self) -> None:
-        """Close at once. What the peer sent and we did not read makes the system reset the connection."""
+        """Close at once, without waiting for the peer.
+
+        What we sent still reaches the peer, unless more of its bytes arrive after this: the system answers those with a
+        reset. To be sure, `send_eof` and receive until `EndOfStream` first.
+        """
         if not self._closed:
             self._closed = True
             self._readiness.close()
+            self._discard_unread()
             self._sock.close()
         await checkpoint()
+
+    def _discard_unread(self) -> None:
+        """Closing a socket with unread bytes resets the connection, and the reset destroys what the peer has not read yet."""
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+            for _ in range(DISCARD_READS):
+                if not self._sock.recv_into(shared_read_buffer()):
+                    return
+        except OSError:
+            pass  # nothing is left, or nothing can be saved
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
@@ -183,13 +200,17 @@ class TcpListener(Listener[TcpStream]):
     async def serve(
         self, handler: Callable[[TcpStream], Coroutine[Any, Any, object]], task_group: TaskGroup | None = None
     ) -> None:
-        """Run `handler(stream)` in a task of its own for every connection, until closed or cancelled."""
+        """Run `handler(stream)` in a task of its own for every connection; returns when the listener is closed."""
         if task_group is None:
             async with anyio.create_task_group() as own_group:
                 await self.serve(handler, own_group)
             return
         while True:
-            task_group.start_soon(handler, await self.accept())
+            try:
+                stream = await self.accept()
+            except anyio.ClosedResourceError:
+                return
+            task_group.start_soon(handler, stream)
 
     async def aclose(self) -> None:
         if not self._closed:

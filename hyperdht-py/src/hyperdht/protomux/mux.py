@@ -75,6 +75,11 @@ class Mux:
         """Whether so much waits for channels to be opened here that the owner should stop reading until it has done so."""
         return self._early_bytes > PAUSE_EARLY_BYTES
 
+    @property
+    def over(self) -> bool:
+        """Whether the peer broke the protocol or the connection was lost."""
+        return self._over
+
     def next_event(self) -> Event | None:
         """The oldest event not taken yet. What is sent between a batch of several messages and the None that ends its events
         goes out as one batch too."""
@@ -135,10 +140,12 @@ class Mux:
             self._remote_open(channel.remote_id).channel = channel
         return channel
 
-    def reject(self, protocol: str, id: bytes | None = None) -> None:
-        """Refuse the oldest open of the peer under that name that waits. Nothing happens when none does."""
-        if not self._over and (protocol, id) in self._unclaimed:
-            self._reject(self._take_unclaimed((protocol, id)))
+    def reject(self, protocol: str, id: bytes | None = None) -> bool:
+        """Refuse the oldest open of the peer under that name that waits. False when none does."""
+        if self._over or (protocol, id) not in self._unclaimed:
+            return False
+        self._reject(self._take_unclaimed((protocol, id)))
+        return True
 
     def receive(self, message: BytesLike) -> None:
         """Take one message of the peer in. Events hold views into it.
