@@ -168,6 +168,10 @@ class Catalogue:
         record = self._room(room_id).by_short_id(short_id)
         return None if record is None else record.statement
 
+    def offers_blob(self, room_id: bytes, digest: str) -> bool:
+        """Whether an entry of a room offers the blob `sha256:<hex>`, so that members may have it."""
+        return self._room(room_id).offers_blob(digest)
+
     def position(self, room_id: bytes) -> tuple[bytes, int]:
         """Our epoch and last sequence in a room."""
         room = self._room(room_id)

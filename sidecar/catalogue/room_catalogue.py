@@ -46,6 +46,7 @@ class RoomCatalogue:
         self._records: dict[tuple[bytes, str], Record] = {}  # insertion order is sequence order
         self._by_short_id: dict[bytes, Record] = {}
         self._per_publisher: Counter[bytes] = Counter()
+        self._per_blob: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._records)
@@ -62,6 +63,10 @@ class RoomCatalogue:
         """How many records a publisher has here."""
         return self._per_publisher[publisher]
 
+    def offers_blob(self, digest: str) -> bool:
+        """Whether an entry here offers the blob `sha256:<hex>`. Asked for every request of a peer."""
+        return digest in self._per_blob
+
     def records(self) -> tuple[Record, ...]:
         """All records, oldest change first."""
         return tuple(self._records.values())
@@ -73,6 +78,8 @@ class RoomCatalogue:
         self._records[statement.publisher, statement.name.lower()] = record
         self._by_short_id[statement.short_id] = record
         self._per_publisher[statement.publisher] += 1
+        if isinstance(statement, SignedEntry):
+            self._per_blob[statement.entry.blob.digest] += 1
         self.sequence = max(self.sequence, record.sequence)
 
     def changes_since(self, epoch: bytes, sequence: int, limit: int) -> Changes:
@@ -107,6 +114,11 @@ class RoomCatalogue:
             return
         publisher = record.statement.publisher
         del self._by_short_id[record.statement.short_id]
+        if isinstance(record.statement, SignedEntry):
+            digest = record.statement.entry.blob.digest
+            self._per_blob[digest] -= 1
+            if not self._per_blob[digest]:
+                del self._per_blob[digest]
         self._per_publisher[publisher] -= 1
         if not self._per_publisher[publisher]:
             del self._per_publisher[publisher]

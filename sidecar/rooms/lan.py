@@ -1,0 +1,163 @@
+"""TCP on the local network: accept, dial, and turn each socket into a SecretStream (XX).
+
+What runs over the streams is the hub's business; this file only decides which sockets exist. Three kinds: accepted
+ones, addresses the user gave with `--peer` (redialled for ever), and addresses mDNS found (dialled while they are news).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.abc
+
+from hyperdht import KeyPair, SecretStream
+from hyperdht.errors import HyperDHTError
+from hyperdht.io.tcp import TcpListener, TcpStream, connect_tcp, listen_tcp
+
+if TYPE_CHECKING:
+    from .mdns import LanPeer
+
+log = logging.getLogger(__name__)
+
+Address = tuple[str, int]
+ConnectionHandler = Callable[[SecretStream, str], Awaitable[None]]
+"""Runs one connection (stream, "host:port") until it ends."""
+
+HANDSHAKE_TIMEOUT_S = 10.0
+MAX_HANDSHAKES = 32
+"""Concurrent handshakes: each holds a socket and a few KiB before the peer has shown anything (T18)."""
+MAX_HANDSHAKES_PER_HOST = 8
+"""So that one host cannot take all handshake places and lock everybody else out (T18)."""
+REDIAL_FIRST_S = 0.5
+REDIAL_MAX_S = 30.0
+MDNS_TRIES = 3
+MAX_FRAME_BYTES = 256 * 1024 + 512
+"""Largest SecretStream message: the room protocol's frame cap and Protomux's header."""
+KEEP_ALIVE_S = 15.0
+IDLE_TIMEOUT_S = 45.0
+"""A peer that vanished without a FIN is noticed after three missed keep-alives."""
+
+
+class LanNetwork:
+    """Listens and dials on the local network."""
+
+    def __init__(
+        self,
+        key_pair: KeyPair,
+        on_connection: ConnectionHandler,
+        *,
+        connected: Callable[[str], bool] = lambda _: False,
+    ) -> None:
+        """
+        Args:
+            key_pair: Our identity, shown to whoever completes the handshake.
+            on_connection: Called with each established stream; returns when it ended.
+            connected: Whether the "host:port" we would dial already is a connected peer.
+        """
+        self._key_pair = key_pair
+        self._on_connection = on_connection
+        self._connected = connected
+        self._handshaking = 0
+        self._hosts: Counter[str] = Counter()
+        self._listener: TcpListener | None = None
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._dialling: set[str] = set()
+        self.refused = 0
+        """Sockets closed before or during the handshake."""
+
+    async def listen(self, host: str | None, port: int) -> Address:
+        """Bind the listener and return where it listens; None is every address. OSError if the port is taken."""
+        self._listener = await listen_tcp(host, port)
+        return self._listener.local_address
+
+    async def run(self, peers: Sequence[Address]) -> None:
+        """Accept and dial until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            if self._listener is not None:
+                tasks.start_soon(self._accept, self._listener)
+            for address in peers:
+                tasks.start_soon(self._dial_for_ever, address)
+            await anyio.sleep_forever()
+
+    def mdns_found(self, peer: LanPeer) -> None:
+        """Dial a peer mDNS found, unless that is under way."""
+        if self._tasks is not None and peer.instance not in self._dialling:
+            self._tasks.start_soon(self._dial_found, peer)
+
+    async def _dial_for_ever(self, address: Address) -> None:
+        label = f"{address[0]}:{address[1]}"
+        delay = REDIAL_FIRST_S
+        while True:
+            started = anyio.current_time()
+            if not self._connected(label):
+                await self._try(address)
+            delay = REDIAL_FIRST_S if anyio.current_time() - started > REDIAL_MAX_S else min(delay * 2, REDIAL_MAX_S)
+            await anyio.sleep(delay)
+
+    async def _dial_found(self, peer: LanPeer) -> None:
+        self._dialling.add(peer.instance)
+        try:
+            for attempt in range(MDNS_TRIES):
+                for host in peer.addresses:
+                    if self._connected(f"{host}:{peer.port}") or await self._try((host, peer.port)):
+                        return
+                await anyio.sleep(REDIAL_FIRST_S * 2**attempt)
+        finally:
+            self._dialling.discard(peer.instance)
+
+    async def _try(self, address: Address) -> bool:
+        """Dial once; whether there was a connection (which has ended by now)."""
+        try:
+            with anyio.fail_after(HANDSHAKE_TIMEOUT_S):
+                sock = await connect_tcp(*address)
+        except (OSError, TimeoutError) as error:
+            log.debug("cannot reach %s port %d: %s", *address, str(error) or "no answer")
+            return False
+        return await self._run_stream(sock, is_initiator=True)
+
+    async def _accept(self, listener: TcpListener) -> None:
+        async with anyio.create_task_group() as tasks:
+            while True:
+                sock = await listener.accept()
+                if (
+                    self._handshaking >= MAX_HANDSHAKES
+                    or self._hosts[sock.remote_address.host] >= MAX_HANDSHAKES_PER_HOST
+                ):
+                    self.refused += 1
+                    await sock.aclose()
+                else:
+                    tasks.start_soon(self._run_accepted, sock)
+
+    async def _run_accepted(self, sock: TcpStream) -> None:
+        if not await self._run_stream(sock, is_initiator=False):
+            self.refused += 1
+
+    async def _run_stream(self, sock: TcpStream, *, is_initiator: bool) -> bool:
+        """Handshake, then the connection to its end; whether the handshake succeeded."""
+        host, port = sock.remote_address
+        self._handshaking += 1
+        self._hosts[host] += 1
+        try:
+            stream = await SecretStream.establish(
+                sock,
+                is_initiator=is_initiator,
+                key_pair=self._key_pair,
+                keep_alive_s=KEEP_ALIVE_S,
+                timeout_s=IDLE_TIMEOUT_S,
+                handshake_timeout_s=HANDSHAKE_TIMEOUT_S,
+                max_message_bytes=MAX_FRAME_BYTES,
+            )
+        except HyperDHTError as error:
+            log.debug("no connection with %s: %s", host, error)
+            return False
+        finally:
+            self._handshaking -= 1
+            self._hosts[host] -= 1
+            self._hosts += Counter()  # drops the zeros
+        await self._on_connection(stream, f"{host}:{port}")
+        return True

@@ -1,0 +1,503 @@
+"""All connections and all rooms: who is who, what came in, and what goes to whom.
+
+Statements come in from peers through one queue and leave it verified, placed in the catalogue and written to the
+journal, in that order; only then is anybody told. Whoever fetches attaches a pool here and is told which peers hold what.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import anyio
+
+from ollama_bridge.digests import Digest
+from sidecar.catalogue.catalogue import Outcome, Status
+from sidecar.catalogue.entry import SignedEntry
+from sidecar.catalogue.envelope import StatementKind
+from sidecar.catalogue.limits import MAX_ENTRIES_PER_ROOM
+from sidecar.catalogue.rows import Standing
+from sidecar.errors import EntryInvalid, SignatureInvalid
+from sidecar.events import (
+    AdaptersAvailable,
+    EntryAdded,
+    EntryWithdrawn,
+    PeerConnected,
+    PeerDisconnected,
+    PeersUpdated,
+)
+from sidecar.trust.signatures import verify_statement
+
+from . import session_events as events
+from .messages import MAX_OFFERS, GoodbyeReason, Offer
+from .peer import PeerConnection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from hyperdht import SecretStream
+    from sidecar.catalogue.catalogue import Catalogue, Placement
+    from sidecar.catalogue.journal import Journal
+    from sidecar.catalogue.journal_thread import JournalThread
+    from sidecar.catalogue.withdrawal import Statement
+    from sidecar.events import Event
+    from sidecar.transfer.bandwidth import TokenBucket
+    from sidecar.transfer.pool import SourcePool
+    from sidecar.transfer.provide import Provider
+    from sidecar.trust.keyring import Keyring
+
+    from .key import RoomKey
+    from .link import RoomLink
+    from .messages import RawStatement
+    from .source import LinkSource
+
+log = logging.getLogger(__name__)
+
+MAX_UNPROVED = 32
+"""Connections in which nobody proved any room. Strangers can make them for free, so beyond this the oldest goes (T18)."""
+MAX_BAD_STATEMENTS = 3
+"""Forged or malformed entries from one peer until its connection is closed. Honest members forward only what verified."""
+MAX_FAILED_PROOFS = 3
+"""Wrong proofs by one key until it is not talked to any more: honest peers never make one (T12)."""
+MAX_REMEMBERED_KEYS = 10_000
+"""Keys whose failed proofs are remembered; keys are free, so this only has to outlast a person's patience."""
+MAX_INTAKE = 1024
+"""Statements waiting for their signature check, over all peers; then reading stops until they are done."""
+MAX_OFFERED = 2 * MAX_ENTRIES_PER_ROOM
+"""Offers remembered of one peer in one room: what a room can hold, and as much again that was replaced meanwhile. Offers
+cost their sender nothing; an honest peer that comes this far says everything again on its next connection."""
+VERIFY_AT_ONCE = 64
+"""Signature checks between two looks at everything else: about five milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedRoom:
+    """A room we are in."""
+
+    key: RoomKey
+    label: str
+    kind: str
+    joined_at: float
+
+    @property
+    def id_hex(self) -> str:
+        """The room id as events and the API show it."""
+        return self.key.room_id.hex()
+
+
+@dataclass(eq=False, slots=True)
+class _Attachment:
+    """A running fetch and the sources it was given."""
+
+    entry: SignedEntry
+    pool: SourcePool
+    sources: dict[RoomLink, LinkSource] = field(default_factory=dict)
+
+
+class RoomNetwork:
+    """See the module docstring. One per daemon; everything runs in the event loop's thread."""
+
+    def __init__(
+        self,
+        *,
+        catalogue: Catalogue,
+        journal: JournalThread,
+        keyring: Keyring,
+        provider: Provider,
+        emit: Callable[[Event], None],
+        max_peers: int = 64,
+        room_cap: Callable[[bytes], TokenBucket | None] = lambda room_id: None,
+        lan_exempt: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.rooms: dict[bytes, JoinedRoom] = {}
+        self.connections: dict[bytes, PeerConnection] = {}
+        self.bad_input: Counter[str] = Counter()
+        """What peers did wrong, by kind; shown in metrics."""
+        self._catalogue = catalogue
+        self._journal = journal
+        self._keyring = keyring
+        self._provider = provider
+        self._emit = emit
+        self._max_peers = max_peers
+        self._room_cap = room_cap
+        self._lan_exempt = lan_exempt
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._intake: deque[tuple[RoomLink, bytes, RawStatement]] = deque()
+        self._arrived = anyio.Event()
+        self._worked_off = anyio.Event()
+        self._attachments: list[_Attachment] = []
+        self._failed_proofs: Counter[bytes] = Counter()
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._writing = anyio.Lock()
+
+    # --- life ----------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            await self._take_in()
+
+    async def run_connection(self, stream: SecretStream, address: str, *, is_lan: bool = True) -> None:
+        """Serve one connection to its end, unless the peer is connected already or not wanted."""
+        connection = PeerConnection(stream, address, self, clock=self._clock, is_lan=is_lan)
+        if not await self._admit(connection):
+            await stream.aclose()
+            return
+        self.connections[connection.key] = connection
+        for room in self.rooms.values():
+            connection.open_room(room.key)
+        try:
+            reason = await connection.run()
+            log.info("peer %s at %s: %s", connection.key.hex()[:12], address, reason)
+        finally:
+            if self.connections.get(connection.key) is connection:
+                del self.connections[connection.key]
+
+    async def close(self) -> None:
+        """Say goodbye everywhere."""
+        connections = list(self.connections.values())
+        for connection in connections:
+            for room_id in list(connection.links):
+                connection.leave_room(room_id, GoodbyeReason.SHUTTING_DOWN)
+        async with anyio.create_task_group() as tasks:
+            for connection in connections:
+                tasks.start_soon(connection.close, "we are shutting down")
+
+    def is_connected(self, address: str) -> bool:
+        """Whether a connection to or from that "host:port" stands."""
+        return any(connection.address == address for connection in self.connections.values())
+
+    # --- rooms -----------------------------------------------------------------------------------------------------------
+
+    def join(self, room: JoinedRoom) -> None:
+        """Be in a room whose catalogue is open."""
+        self.rooms[room.key.room_id] = room
+        for connection in self.connections.values():
+            connection.open_room(room.key)
+
+    def leave(self, room_id: bytes) -> None:
+        """Say goodbye in a room."""
+        del self.rooms[room_id]
+        for connection in list(self.connections.values()):
+            connection.leave_room(room_id)
+
+    def links(self, room_id: bytes) -> list[RoomLink]:
+        """Peers that proved membership of a room."""
+        found = (connection.links.get(room_id) for connection in self.connections.values())
+        return [link for link in found if link is not None and link.proved]
+
+    async def publish(self, room_id: bytes, statement: Statement, *, held: bool) -> Outcome:
+        """Put a statement of our own into a room and tell everybody there."""
+        async with self._writing:
+            outcome = self._catalogue.put(room_id, statement, now=self._wall_clock(), held=held)
+            await self._journal.run(lambda journal: journal.record([outcome], held=held))
+        self._tell(outcome, held=held, own=True)
+        self._emit_counts([outcome])
+        return outcome
+
+    async def set_held(self, digest: Digest, held: bool) -> None:
+        """We hold a blob whole now, or no longer; rooms are told."""
+        async with self._writing:
+            changed = self._catalogue.set_held(str(digest), held)
+            rows = [(place.room_id, place.sequence, entry.id) for place, entry in changed]
+            await self._journal.run(lambda journal: journal.set_held(rows, held))
+        for place, entry in changed:
+            self._offer(place, entry, held=held, skip=None)
+        self.holdings_changed(digest)
+
+    def holdings_changed(self, digest: Digest) -> None:
+        """Tell those who asked what we hold of a blob now."""
+        raw = bytes.fromhex(digest.hex)
+        for connection in self.connections.values():
+            for link in connection.proved:
+                link.tell_blob(raw, self._provider)
+            connection.flush()
+
+    # --- sources -----------------------------------------------------------------------------------------------------------
+
+    def sources(self, entry: SignedEntry) -> int:
+        """Connected peers that say they hold the entry's blobs."""
+        return len({link.peer_key for link in self._links_of(entry) if link.offers.get(entry.short_id)})
+
+    @contextlib.contextmanager
+    def attached(self, entry: SignedEntry, pool: SourcePool) -> Iterator[None]:
+        """Keep a fetch's pool filled with the peers that have the entry."""
+        attachment = _Attachment(entry, pool)
+        self._attachments.append(attachment)
+        for link in self._links_of(entry):
+            self._consider(attachment, link)
+        try:
+            yield
+        finally:
+            self._attachments.remove(attachment)
+            digest = Digest.parse(entry.entry.blob.digest)
+            for link, source in attachment.sources.items():
+                link.drop_source(source, digest)
+
+    def _links_of(self, entry: SignedEntry) -> Iterator[RoomLink]:
+        for room_id in self._catalogue.rooms_of(entry):
+            yield from self.links(room_id)
+
+    def _consider(self, attachment: _Attachment, link: RoomLink) -> None:
+        """Give a fetch a peer that has its entry. One that does not hold all may hold parts, and is asked."""
+        entry = attachment.entry
+        known = any(source.key == link.peer_key for source in attachment.sources.values())
+        if entry.short_id in link.offers and not known:
+            source = link.source(Digest.parse(entry.entry.blob.digest))
+            attachment.sources[link] = source
+            attachment.pool.add(source)
+
+    # --- what a connection asks and tells (ConnectionHandler) -------------------------------------------------------------
+
+    def room_by_channel(self, connection: PeerConnection, channel_id: bytes) -> RoomKey | None:
+        """See `ConnectionHandler`."""
+        handshake_hash = connection.stream.handshake_hash
+        for room in self.rooms.values():
+            if room.key.channel_id(handshake_hash) == channel_id:
+                return room.key
+        return None
+
+    def may_have(self, room_id: bytes, digest: Digest) -> bool:
+        """See `ConnectionHandler`: what one room offers is not served to another."""
+        return room_id in self.rooms and self._catalogue.offers_blob(room_id, str(digest))
+
+    async def breathe(self) -> None:
+        """See `ConnectionHandler`."""
+        while len(self._intake) > MAX_INTAKE:
+            await self._worked_off.wait()
+
+    def link_lost(self, link: RoomLink, reason: str) -> None:
+        """See `ConnectionHandler`."""
+        for attachment in self._attachments:
+            if attachment.sources.pop(link, None) is not None:
+                attachment.pool.remove(link.peer_key)
+                for other in self._links_of(attachment.entry):
+                    self._consider(attachment, other)
+        if link.proved:
+            link.proved = False
+            room = self.rooms.get(link.room_id)
+            room_hex = link.room_id.hex()
+            self._emit(PeerDisconnected(link.peer_key.hex(), room_hex, reason))
+            if room is not None:
+                self._emit(PeersUpdated(room_hex, len(self.links(link.room_id))))
+
+    def link_event(self, link: RoomLink, event: events.SessionEvent) -> None:
+        """See `ConnectionHandler`."""
+        if link.handle(event, self._provider):
+            return
+        match event:
+            case events.MembershipProved():
+                self._proved(link)
+            case events.ChangesAsked():
+                self._answer(link, event)
+            case events.OffersReceived():
+                self._offered(link, event)
+            case events.EntriesWanted():
+                self._wanted(link, event)
+            case events.EntriesReceived():
+                self._intake.extend((link, link.room_id, statement) for statement in event.statements)
+                self._arrived.set()
+            case events.ProofFailed():
+                self._proof_failed(link)
+            case events.ProtocolViolation():
+                self.bad_input["protocol"] += 1
+                log.warning("peer %s broke the room protocol: %s", link.peer_key.hex()[:12], event.reason)
+                link.connection.end_link(link, None, event.reason)
+            case events.VersionUnsupported():
+                link.connection.end_link(link, None, f"the peer speaks version {event.version} of the room protocol")
+            case events.PeerSaidGoodbye():
+                link.connection.end_link(link, None, "the peer said goodbye")
+            case _:  # hints about other members and refused entries need no answer
+                pass
+
+    # --- membership ----------------------------------------------------------------------------------------------------------
+
+    async def _admit(self, connection: PeerConnection) -> bool:
+        if connection.key == connection.stream.public_key:
+            return False  # our own listener, found by mDNS or given with --peer
+        if self._failed_proofs[connection.key] >= MAX_FAILED_PROOFS:
+            return False
+        if (old := self.connections.get(connection.key)) is not None:
+            return await self._replace(old, connection)
+        if len(self.connections) >= self._max_peers:
+            return False
+        unproved = [each for each in self.connections.values() if not each.proved]
+        if len(unproved) >= MAX_UNPROVED:
+            await min(unproved, key=lambda each: each.connected_at).close("no room in common")
+        return True
+
+    async def _replace(self, old: PeerConnection, new: PeerConnection) -> bool:
+        """Two connections with one peer: both sides must keep the same one.
+
+        Dialled by the same side, the newer one stands (the older is probably dead). Dialled by both, the one that the
+        side with the greater key dialled.
+        """
+        if old.stream.is_initiator != new.stream.is_initiator:
+            ours_wins = new.stream.public_key > new.key
+            if new.stream.is_initiator != ours_wins:
+                return False
+        del self.connections[old.key]
+        await old.close("replaced by another connection")
+        return True
+
+    def _proved(self, link: RoomLink) -> None:
+        link.proved = True
+        room_hex = link.room_id.hex()
+        link.session.ask_since()
+        assert self._tasks is not None
+        uploads = self._provider.peer(
+            link.peer_key,
+            may_have=lambda digest: self.may_have(link.room_id, digest),
+            cap=self._room_cap(link.room_id),
+            exempt=self._lan_exempt and link.is_lan,
+        )
+        self._tasks.start_soon(link.serve, uploads)
+        self._emit(PeerConnected(link.peer_key.hex(), room_hex, link.connection.address))
+        self._emit(PeersUpdated(room_hex, len(self.links(link.room_id))))
+
+    def _proof_failed(self, link: RoomLink) -> None:
+        self.bad_input["proof"] += 1
+        if len(self._failed_proofs) < MAX_REMEMBERED_KEYS or link.peer_key in self._failed_proofs:
+            self._failed_proofs[link.peer_key] += 1
+        link.connection.end_link(link, None, "the peer does not know the room's key")
+
+    # --- catalogue -----------------------------------------------------------------------------------------------------------
+
+    def _answer(self, link: RoomLink, asked: events.ChangesAsked) -> None:
+        changes = self._catalogue.changes_since(link.room_id, asked.epoch, asked.sequence, MAX_OFFERS)
+        offers = [Offer(record.statement.short_id, record.held) for record in changes.records]
+        link.session.answer_since(changes.epoch, changes.sequence, offers, more=changes.more)
+
+    def _offered(self, link: RoomLink, event: events.OffersReceived) -> None:
+        if len(link.offers) > MAX_OFFERED:
+            link.connection.end_link(link, GoodbyeReason.OTHER, "the peer offered more than a room can hold")
+            return
+        unknown = []
+        for offer in event.offers:
+            link.offers[offer.short_id] = offer.held
+            if self._catalogue.get(link.room_id, offer.short_id) is None:
+                unknown.append(offer.short_id)
+        link.session.want(unknown)
+        offered = {offer.short_id for offer in event.offers}
+        for attachment in self._attachments:
+            if attachment.entry.short_id in offered:
+                if link in attachment.sources:
+                    attachment.pool.refresh(link.peer_key)
+                else:
+                    self._consider(attachment, link)
+
+    def _wanted(self, link: RoomLink, event: events.EntriesWanted) -> None:
+        statements, gone = [], []
+        for short_id in event.short_ids:
+            statement = self._catalogue.get(link.room_id, short_id)
+            if statement is None:
+                gone.append(short_id)
+            else:
+                statements.append(statement)
+        link.session.send_entries(statements)
+        link.session.refuse_entries(gone)
+
+    async def _take_in(self) -> None:
+        """Work the intake off: verify, place, write, tell."""
+        while True:
+            while not self._intake:
+                self._arrived = anyio.Event()
+                await self._arrived.wait()
+            batch = [self._intake.popleft() for _ in range(min(VERIFY_AT_ONCE, len(self._intake)))]
+            async with self._writing:
+                placed = [
+                    (link, outcome, held)
+                    for link, room_id, raw in batch
+                    if (found := self._place(link, room_id, raw)) is not None
+                    for outcome, held in [found]
+                ]
+                await self._write([(outcome, held) for _, outcome, held in placed])
+            for link, outcome, held in placed:
+                self._tell(outcome, held=held, own=False, origin=link)
+            self._emit_counts(outcome for _, outcome, _ in placed)
+            self._worked_off.set()
+            self._worked_off = anyio.Event()
+
+    def _place(self, link: RoomLink, room_id: bytes, raw: RawStatement) -> tuple[Outcome, bool] | None:
+        if room_id not in self.rooms:
+            return None
+        try:
+            statement = verify_statement(StatementKind(raw.kind), raw.raw, raw.publisher, raw.signature)
+        except (SignatureInvalid, EntryInvalid, ValueError) as error:
+            self._bad_statement(link, error)
+            return None
+        if self._keyring.standing(statement.publisher) is Standing.BLOCKED:
+            return None
+        held = isinstance(statement, SignedEntry) and self._holds(statement)
+        outcome = self._catalogue.put(room_id, statement, now=self._wall_clock(), held=held)
+        if outcome.status in (Status.OLDER, Status.CONFLICT, Status.FULL):
+            self.bad_input[f"entry-{outcome.status.value}"] += 1
+            log.info("entry refused: %s", outcome.reason)
+        return (outcome, held) if outcome.changed else None
+
+    def _bad_statement(self, link: RoomLink, error: Exception) -> None:
+        self.bad_input["entry"] += 1
+        connection = link.connection
+        connection.bad_statements += 1
+        log.warning("peer %s sent an entry that is refused: %s", connection.key.hex()[:12], error)
+        if connection.bad_statements >= MAX_BAD_STATEMENTS and self._tasks is not None:
+            self._tasks.start_soon(connection.close, "the peer sends forged entries")
+
+    async def _write(self, placed: list[tuple[Outcome, bool]]) -> None:
+        now = self._wall_clock()
+        publishers = {outcome.statement.publisher for outcome, _ in placed}
+
+        def work(journal: Journal) -> None:
+            for publisher in publishers:
+                self._keyring.see(publisher, now)
+            for held in (True, False):
+                journal.record([outcome for outcome, its in placed if its == held], held=held)
+
+        if placed:
+            await self._journal.run(work)
+
+    def _holds(self, entry: SignedEntry) -> bool:
+        blob = self._provider.blob(Digest.parse(entry.entry.blob.digest))
+        return blob is not None and blob.have is None
+
+    def _tell(self, outcome: Outcome, *, held: bool, own: bool, origin: RoomLink | None = None) -> None:
+        statement = outcome.statement
+        for place in outcome.placements:
+            if own:
+                self._push(place.room_id, statement)
+            self._offer(place, statement, held=held, skip=origin)
+            self._emit_placed(place.room_id, statement)
+
+    def _push(self, room_id: bytes, statement: Statement) -> None:
+        """Our own new statement goes out at once, without waiting to be wanted."""
+        for link in self.links(room_id):
+            if link.session.pushes:
+                link.session.send_entries([statement])
+
+    def _offer(self, place: Placement, statement: Statement, *, held: bool, skip: RoomLink | None) -> None:
+        epoch, _ = self._catalogue.position(place.room_id)
+        for link in self.links(place.room_id):
+            if link is not skip or held:
+                link.session.offer(epoch, place.sequence, [Offer(statement.short_id, held)])
+            link.flush()
+
+    def _emit_placed(self, room_id: bytes, statement: Statement) -> None:
+        room = room_id.hex()
+        publisher = statement.publisher.hex()
+        if isinstance(statement, SignedEntry):
+            blob, version = statement.entry.blob, statement.version
+            self._emit(EntryAdded(room, statement.ref, statement.name, version, publisher, blob.digest, blob.size))
+        else:
+            self._emit(EntryWithdrawn(room, statement.name, statement.version, publisher))
+
+    def _emit_counts(self, outcomes: Iterable[Outcome]) -> None:
+        for room_id in {place.room_id for outcome in outcomes for place in outcome.placements}:
+            self._emit(AdaptersAvailable(room_id.hex(), len(self._catalogue.entries(room_id))))

@@ -1,0 +1,139 @@
+"""A peer in a room as a source of one blob: what `transfer.fetch` asks, put into words of the room session."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+import anyio
+
+from sidecar.transfer.chunks import HASH_BYTES, ChunkSet
+from sidecar.transfer.source import ReceivedChunk, SourceLost, SourceRefused
+
+from .messages import RefuseReason
+
+if TYPE_CHECKING:
+    from ollama_bridge.digests import Digest
+
+    from .link import RoomLink
+
+GONE = {RefuseReason.NOT_HERE, RefuseReason.DAMAGED, RefuseReason.NOT_ALLOWED}
+
+
+class LinkSource:
+    """Implements `ChunkSource`. Made by `RoomLink.source`; told by it what arrives."""
+
+    def __init__(self, link: RoomLink, digest: Digest) -> None:
+        self._link = link
+        self._raw = bytes.fromhex(digest.hex)
+        self._received: deque[ReceivedChunk | SourceRefused] = deque()
+        self._pages: dict[int, bytes] = {}
+        self._holdings: ChunkSet | None = None
+        self._table_refused: RefuseReason | None = None
+        self._lost = False
+        self._changed = anyio.Event()
+
+    @property
+    def key(self) -> bytes:
+        """Public key of the peer."""
+        return self._link.peer_key
+
+    @property
+    def is_lan(self) -> bool:
+        """Whether it is reached over the local network."""
+        return self._link.is_lan
+
+    async def holdings(self, digest: Digest, count: int) -> ChunkSet:
+        """See `ChunkSource`."""
+        self._check()
+        self._holdings = None
+        self._link.session.query_blob(self._raw, count)
+        self._link.flush()
+        while self._holdings is None:
+            await self._wait()
+        return self._holdings
+
+    async def chunk_table(self, digest: Digest, count: int) -> bytes:
+        """See `ChunkSource`."""
+        self._check()
+        self._pages.clear()
+        self._table_refused = None
+        self._link.session.request_table(self._raw, count)
+        self._link.flush()
+        while sum(map(len, self._pages.values())) < count * HASH_BYTES:
+            if self._table_refused is not None:
+                raise SourceRefused(0, gone=self._table_refused in GONE)
+            await self._wait()
+        return b"".join(self._pages[first] for first in sorted(self._pages))
+
+    def request(self, digest: Digest, first: int, count: int) -> int:
+        """See `ChunkSource`."""
+        self._check()
+        return self._link.request_chunks(self, self._raw, first, count)
+
+    def cancel(self, request_id: int) -> None:
+        """See `ChunkSource`."""
+        if not self._lost:
+            self._link.session.cancel(request_id)
+            self._link.flush()
+
+    async def next_chunks(self) -> list[ReceivedChunk]:
+        """See `ChunkSource`."""
+        while not self._received:
+            self._check()
+            await self._wait()
+        if isinstance(self._received[0], SourceRefused):
+            refused = self._received.popleft()
+            assert isinstance(refused, SourceRefused)
+            raise refused
+        chunks = []
+        while self._received and isinstance(self._received[0], ReceivedChunk):
+            chunk = self._received.popleft()
+            assert isinstance(chunk, ReceivedChunk)
+            chunks.append(chunk)
+        return chunks
+
+    # --- told by the link ------------------------------------------------------------------------------------------
+
+    def chunk_arrived(self, request_id: int, index: int, data: memoryview) -> None:
+        """The next chunk of a request of ours."""
+        self._received.append(ReceivedChunk(request_id, index, data))
+        self._notify()
+
+    def request_refused(self, request_id: int, reason: RefuseReason) -> None:
+        """The peer ended a request of ours."""
+        self._received.append(SourceRefused(request_id, gone=reason in GONE))
+        self._notify()
+
+    def holdings_arrived(self, chunks: ChunkSet) -> None:
+        """What the peer holds."""
+        self._holdings = chunks.copy()
+        self._notify()
+
+    def table_arrived(self, first: int, hashes: bytes) -> None:
+        """A page of the chunk table."""
+        self._pages[first] = hashes
+        self._notify()
+
+    def table_refused(self, reason: RefuseReason) -> None:
+        """The peer will not give the table."""
+        self._table_refused = reason
+        self._notify()
+
+    def lose(self) -> None:
+        """The peer left the room, or its connection ended."""
+        self._lost = True
+        self._notify()
+
+    def _check(self) -> None:
+        if self._lost:
+            raise SourceLost
+
+    async def _wait(self) -> None:
+        await self._changed.wait()
+        self._check()
+
+    def _notify(self) -> None:
+        # A new event each time: several tasks of the fetch may wait for different answers at once.
+        self._changed.set()
+        self._changed = anyio.Event()
