@@ -42,10 +42,17 @@ async def test_t23_wrong_token(client: httpx.AsyncClient, value: str) -> None:
     assert response.headers["www-authenticate"] == "Bearer"
 
 
-async def test_t23_two_tokens_are_none(client: httpx.AsyncClient) -> None:
+@pytest.mark.parametrize("tokens", [("wrong", TOKEN), (TOKEN, "wrong"), (TOKEN, TOKEN)])
+async def test_t23_two_tokens_are_none(client: httpx.AsyncClient, tokens: tuple[str, str]) -> None:
     client.headers.pop("authorization")
-    both = [("Authorization", "Bearer wrong"), ("Authorization", f"Bearer {TOKEN}")]
+    both = [("Authorization", f"Bearer {token}") for token in tokens]
     assert (await client.get("/api/v1/status", headers=both)).status_code == 401
+
+
+async def test_t23_two_hosts_are_none(client: httpx.AsyncClient) -> None:
+    for hosts in ((f"127.0.0.1:{PORT}", "evil.example"), ("evil.example", f"127.0.0.1:{PORT}")):
+        both = [("Host", host) for host in hosts]
+        assert (await client.get("/api/v1/status", headers=both)).status_code == 403
 
 
 @pytest.mark.parametrize("host", [f"127.0.0.1:{PORT}", f"localhost:{PORT}", f"[::1]:{PORT}"])
