@@ -44,8 +44,8 @@ LINGER_S = 0.01
 """How long a small batch waits to grow: a thread hop costs as much as hashing two chunks."""
 TABLES_AT_ONCE = 4
 """Sources asked for the table at the same time: several, because some may be silent; few, because it can be 64 MiB."""
-CATCH_UP_CHUNKS = 256
-"""Chunks re-read and hashed per call while resuming: about 15 ms, so cancelling stays quick."""
+HASH_CHUNKS = 64
+"""Chunks hashed into the whole-file hash per worker-thread call: a few milliseconds, so cancelling stays quick."""
 
 
 async def fetch_blob(
@@ -112,7 +112,9 @@ class Fetch:
         self._meter = SpeedMeter()
         self._tasks: TaskGroup | None = None
         self._cancelled = False
-        self._thread = anyio.CapacityLimiter(1)
+        self._threads = anyio.CapacityLimiter(2)  # one writes, one hashes
+        self._hash_failure: OSError | None = None
+        self._written = anyio.Event()
 
     @property
     def have(self) -> ChunkSet | None:
@@ -171,6 +173,7 @@ class Fetch:
             )
             self._ready.set()
             tasks.start_soon(self._refresh_holdings, tasks)
+            tasks.start_soon(self._hash_behind, partial, self._scheduler)
             return await self._transfer(partial, self._scheduler)
 
     def _existing(self) -> VerifiedBlob | None:
@@ -208,21 +211,21 @@ class Fetch:
                     raise BlobMismatch(error.cause, "The entry contradicts itself; tell its publisher.") from error
                 distrusted = True
                 partial.distrust()
+                self._written.set()
 
     async def _step(self, partial: PartialFile, scheduler: Scheduler) -> None:
         """Wait for something to do, do it in the worker thread, and act on the outcome."""
         self._pump(scheduler)
         await self._gather(partial, scheduler)
         batch, self._inbox = self._inbox[:BATCH_CHUNKS], self._inbox[BATCH_CHUNKS:]
-        report = None
         if batch:
             items = [(chunk.index, chunk.data) for _, chunk in batch]
             report = await self._in_thread(partial.write_batch, items)
-        elif partial.behind:
-            report = await self._in_thread(partial.catch_up, CATCH_UP_CHUNKS)
+            self._written.set()
+            self._apply(scheduler, batch, report)
+        if self._hash_failure is not None:
+            raise self._hash_failure
         now = anyio.current_time()
-        if report is not None:
-            self._apply(scheduler, batch, report, now)
         scheduler.handle_timer(now=now)
         self._report(scheduler)
         if not scheduler.complete and not self._inbox:
@@ -230,7 +233,7 @@ class Fetch:
 
     async def _gather(self, partial: PartialFile, scheduler: Scheduler) -> None:
         """Return when there is a batch worth a thread hop, or something else to do."""
-        if not self._inbox and not partial.behind and not scheduler.complete:
+        if not self._inbox:
             timer = scheduler.next_timer()
             wait = 1.0 if timer is None else min(1.0, max(0.0, timer - anyio.current_time()))
             await self._sleep_until_woken(wait)
@@ -239,16 +242,26 @@ class Fetch:
             with anyio.move_on_after(LINGER_S):
                 await self._enough.wait()
 
-    def _apply(
-        self, scheduler: Scheduler, batch: list[tuple[bytes, ReceivedChunk]], report: WriteReport, now: float
-    ) -> None:
+    async def _hash_behind(self, partial: PartialFile, scheduler: Scheduler) -> None:
+        """Keep the whole-file hash close behind what is written, in a thread of its own."""
+        while self._hash_failure is None:
+            if not partial.behind:
+                self._written = anyio.Event()
+                self._wake.set()
+                await self._written.wait()
+            try:
+                scheduler.lost(await self._in_thread(partial.advance, HASH_CHUNKS))
+            except OSError as error:
+                self._hash_failure = error  # raised by the loop that waits for the end
+        self._wake.set()
+
+    def _apply(self, scheduler: Scheduler, batch: list[tuple[bytes, ReceivedChunk]], report: WriteReport) -> None:
         scheduler.verified(report.written)
         for position in report.wrong:
             key, chunk = batch[position]
             scheduler.wrong(key, chunk.index)
-        scheduler.lost(report.damaged)
-        if report.written or not batch:
-            self._progress_at = now
+        if report.written:
+            self._progress_at = anyio.current_time()
 
     def _pump(self, scheduler: Scheduler) -> None:
         """Carry out what the scheduler wants."""
@@ -418,7 +431,7 @@ class Fetch:
     # --- small things --------------------------------------------------------------------------------------------
 
     async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
-        return await to_thread.run_sync(function, *args, limiter=self._thread)
+        return await to_thread.run_sync(function, *args, limiter=self._threads)
 
     async def _sleep_until_woken(self, seconds: float) -> None:
         self._wake = anyio.Event()

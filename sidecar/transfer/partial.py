@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 import threading
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,8 @@ WRITE_CHUNKS = 16
 """Chunks hashed before they are written in one call: 1 MiB is still in the cache then."""
 WRITE_BACK_BYTES = 16 * 1024 * 1024
 """How much is written before the system is asked to start bringing it to the disk."""
+UNHASHED_CHUNKS = 128
+"""Written chunks kept for the whole-file hash (8 MiB). What does not fit is read back from the page cache."""
 SPACE_CHECK_BYTES = 64 * 1024 * 1024
 """How often the reserve is checked while writing, because others write to the disk too."""
 
@@ -51,12 +54,13 @@ class WriteReport:
     written: list[int] = field(default_factory=list)
     wrong: list[int] = field(default_factory=list)
     """Positions in the batch (not chunk indexes) of chunks whose SHA-256 or length was not the table's."""
-    damaged: list[int] = field(default_factory=list)
-    """Chunks noted by an earlier run that turned out not to be on the disk as noted."""
 
 
 class PartialFile:
     """The resumable file of one fetch. Use as a context manager.
+
+    Two threads may use it at a time: one in `write_batch`, one in `advance`, which moves the whole-file hash on over
+    what the other wrote. Apart they keep two cores busy; together they would be the slowest part of a fetch.
 
     Args:
         folder: Where partial files are kept, on the disk of `blobs`.
@@ -77,8 +81,10 @@ class PartialFile:
         self.digest, self.size, self.table = digest, size, table
         self._blobs, self._folder, self._home = blobs, folder, folder / digest.hex
         self._policy = policy or DiskPolicy()
-        self._busy = threading.Lock()
+        self._writing, self._hashing = threading.Lock(), threading.Lock()  # taken in this order
+        self._sets = threading.Lock()  # guards the chunk sets, never held while something slow happens
         self._whole = WholeHash()
+        self._unhashed: deque[tuple[int, Buffer]] = deque()
         self._since_write_back = self._since_space_check = 0
         blobs.mkdir(parents=True, exist_ok=True)
         self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -110,16 +116,16 @@ class PartialFile:
 
     @property
     def hashed(self) -> int:
-        """Chunks from the start that the running whole-file hash has seen; lags behind gaps and resumed data."""
+        """Chunks from the start that the running whole-file hash has seen; it stops at gaps."""
         return -(-self._whole.done // CHUNK_BYTES)
 
     @property
     def behind(self) -> bool:
-        """Whether `catch_up` has something to do."""
+        """Whether `advance` has something to do."""
         return self.have.has(self.hashed)
 
     def write_batch(self, batch: Sequence[tuple[int, Buffer]]) -> WriteReport:
-        """Verify chunks, write the right ones, note them, and move the whole-file hash on.
+        """Verify chunks, write the right ones, and note them.
 
         Args:
             batch: (index, data) from peers, data untrusted. Fastest when in order.
@@ -127,12 +133,12 @@ class PartialFile:
             DiskFull: Chunks written before it stay noted.
         """
         report = WriteReport()
-        with self._busy:
+        with self._writing:
             run: list[Buffer] = []
             first = 0
             for position in sorted(range(len(batch)), key=lambda position: batch[position][0]):
                 index, data = batch[position]
-                if not self._accept(index, data):
+                if not self._is_chunk(index, data):
                     report.wrong.append(position)
                     continue
                 if run and (index != first + len(run) or len(run) == WRITE_CHUNKS):
@@ -143,27 +149,40 @@ class PartialFile:
                 run.append(data)
             if run:
                 self._write_run(first, run, report)
-            self._catch_up(2 * len(batch), report)
         return report
 
-    def catch_up(self, max_chunks: int) -> WriteReport:
-        """Hash up to that many chunks which are on the disk but not yet in the whole-file hash, checking old ones."""
-        report = WriteReport()
-        with self._busy:
-            self._catch_up(max_chunks, report)
-        return report
+    def advance(self, max_chunks: int) -> list[int]:
+        """Move the whole-file hash on by up to that many chunks, checking what earlier runs wrote on the way.
+
+        Returns:
+            Chunks noted by an earlier run that are not on the disk as noted. They are no longer in `have`.
+        """
+        with self._hashing:
+            for _ in range(max_chunks):
+                index = self.hashed
+                if self._journal_fd < 0 or not self.have.has(index):
+                    break
+                data = self._kept(index)
+                if data is None:
+                    data = files.read_at(self._data_fd, chunk_length(index, self.size), index * CHUNK_BYTES)
+                    if not self._checked.has(index) and not self._is_chunk(index, data):
+                        self._forget(index)
+                        return [index]
+                self._whole.update(data)
+        return []
 
     def distrust(self) -> None:
-        """Believe nothing on the disk any more, after the whole file had the wrong digest; `catch_up` checks it all."""
-        with self._busy:
+        """Believe nothing on the disk any more, after the whole file had the wrong digest; `advance` checks it all."""
+        with self._writing, self._hashing:
             self._whole = WholeHash()
+            self._unhashed.clear()
             self._checked = ChunkSet(self.have.total)
 
     def finish(self) -> VerifiedBlob:
         """Put the whole file in its place, on the disk for good.
 
         Raises:
-            BlobMismatch: The whole file has another digest though each chunk is the table's: `distrust`, catch up, and if
+            BlobMismatch: The whole file has another digest though each chunk is the table's: `distrust`, advance, and if
                 that finds no damage, table and digest of the entry contradict each other.
         """
         if not self._whole.matches(self.digest, self.size):
@@ -185,10 +204,11 @@ class PartialFile:
 
     def close(self) -> None:
         """Close the files and free the lock. What was fetched stays for the next run."""
-        for fd in (self._data_fd, self._journal_fd):
-            if fd >= 0:
-                os.close(fd)
-        self._data_fd = self._journal_fd = -1
+        with self._writing, self._hashing:  # a thread that is still hashing must not read another file of that number
+            for fd in (self._data_fd, self._journal_fd):
+                if fd >= 0:
+                    os.close(fd)
+            self._data_fd = self._journal_fd = -1
 
     @property
     def data_path(self) -> Path:
@@ -215,23 +235,39 @@ class PartialFile:
                 have.add(index)
         return have
 
-    def _accept(self, index: int, data: Buffer) -> bool:
+    def _is_chunk(self, index: int, data: Buffer) -> bool:
         if len(data) != chunk_length(index, self.size):
             return False
-        if hashlib.sha256(data).digest() != self.table.hash_of(index):
-            return False
-        if index == self.hashed and not self.have.has(index):
-            self._whole.update(data)  # now, while it is in the cache
-        return True
+        return hashlib.sha256(data).digest() == self.table.hash_of(index)
 
     def _write_run(self, first: int, run: list[Buffer], report: WriteReport) -> None:
         files.write_at(self._data_fd, run, first * CHUNK_BYTES)
-        for index in range(first, first + len(run)):
-            self.have.add(index)
-            self._checked.add(index)
-        self._journal.note(self.have, first, len(run))
-        report.written.extend(range(first, first + len(run)))
+        indexes = range(first, first + len(run))
+        with self._sets:
+            for index in indexes:
+                self.have.add(index)
+                self._checked.add(index)
+            self._journal.note(self.have, first, len(run))
+        if len(self._unhashed) < UNHASHED_CHUNKS:
+            self._unhashed.extend(zip(indexes, run, strict=True))
+        report.written.extend(indexes)
         self._after_write(first, len(run) * CHUNK_BYTES)
+
+    def _kept(self, index: int) -> Buffer | None:
+        """Chunk `index` if it is still in memory. Chunks before it are forgotten, and when it is not first, itself too."""
+        while self._unhashed:
+            kept, data = self._unhashed[0]
+            if kept > index:
+                return None
+            self._unhashed.popleft()
+            if kept == index:
+                return data
+        return None
+
+    def _forget(self, index: int) -> None:
+        with self._sets:
+            self.have.discard(index)
+            self._journal.note(self.have, index, 1)
 
     def _after_write(self, first: int, length: int) -> None:
         self._since_write_back += length
@@ -243,18 +279,3 @@ class PartialFile:
         if self._since_space_check >= SPACE_CHECK_BYTES:
             self._since_space_check = 0
             files.check_space(self._home, self.missing_bytes, self._policy.measure)
-
-    def _catch_up(self, max_chunks: int, report: WriteReport) -> None:
-        for _ in range(max_chunks):
-            index = self.hashed
-            if not self.have.has(index):
-                return
-            data = files.read_at(self._data_fd, chunk_length(index, self.size), index * CHUNK_BYTES)
-            if not self._checked.has(index):
-                if hashlib.sha256(data).digest() != self.table.hash_of(index):
-                    self.have.discard(index)
-                    self._journal.note(self.have, index, 1)
-                    report.damaged.append(index)
-                    return
-                self._checked.add(index)
-            self._whole.update(data)

@@ -267,7 +267,7 @@ class Scheduler:
             if idle.tickets or idle.paused_until > now or self.in_flight >= self.limits.total_in_flight:
                 continue
             owed = [
-                (other.seconds_left(now), ticket)
+                (other.seconds_left(now, like=idle), ticket)
                 for other in self.sources.values()
                 if other is not idle
                 for ticket in other.tickets.values()

@@ -150,13 +150,13 @@ class SourceState:
         self.paused_until = now + self._pause_s
         self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
 
-    def seconds_left(self, now: float) -> float:
+    def seconds_left(self, now: float, *, like: SourceState) -> float:
         """Estimate until all it owes has come; silence so far makes it longer."""
-        return self.seconds_for(self.in_flight) + now - self.last_bytes_at
+        return self.seconds_for(self.in_flight, like=like) + now - self.last_bytes_at
 
-    def seconds_for(self, chunks: int, *, like: SourceState | None = None) -> float:
+    def seconds_for(self, chunks: int, *, like: SourceState) -> float:
         """Estimate for that many chunks; a source never measured counts as fast as `like`, or as a chunk a second."""
-        speed = self.speed or (like.speed if like else None) or CHUNK_BYTES
+        speed = self.speed or like.speed or CHUNK_BYTES
         return chunks * CHUNK_BYTES / speed
 
     def _woke(self, now: float) -> None:

@@ -28,7 +28,13 @@ if TYPE_CHECKING:
 
 def meter() -> dict[str, float]:
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    return {"cpu": usage.ru_utime + usage.ru_stime, "rss_mb": usage.ru_maxrss / 1024}
+    return {
+        "cpu": usage.ru_utime + usage.ru_stime,
+        "system": usage.ru_stime,
+        "rss_mb": usage.ru_maxrss / 1024,
+        "faults": usage.ru_minflt,
+        "switches": usage.ru_nvcsw + usage.ru_nivcsw,
+    }
 
 
 def provide(path: Path, size: int, digest: Digest, table: ChunkTable, sock: socket.socket, results: object) -> None:
@@ -87,6 +93,9 @@ def main() -> None:
         for _ in ends:
             name, before, after = results.get()
             row[f"{name}_cpu_s_per_gb"] = round((after["cpu"] - before["cpu"]) / ((mib << 20) / 1e9), 3)
+            row[f"{name}_system_s_per_gb"] = round((after["system"] - before["system"]) / ((mib << 20) / 1e9), 3)
+            row[f"{name}_faults_per_mib"] = round((after["faults"] - before["faults"]) / mib)
+            row[f"{name}_switches_per_mib"] = round((after["switches"] - before["switches"]) / mib)
             row[f"{name}_rss_mb"] = round(after["rss_mb"])
             row[f"{name}_rss_over_idle_mb"] = round(after["rss_mb"] - before["rss_mb"])
             if "seconds" in after:
