@@ -208,6 +208,14 @@ class CatalogueError(SidecarError):
     http_status = 409
 
 
+class AdapterRefused(SidecarError):
+    """The file is not an adapter that can be shared or installed."""
+
+    code = "adapter-refused"
+    http_status = 422
+    default_next = "`ollaswarm verify PATH` shows what was looked at."
+
+
 class ShareError(SidecarError):
     """The thing named cannot be shared."""
 

@@ -49,7 +49,7 @@ class DataPaths:
 
     @property
     def identity(self) -> Path:
-        return self.root / "identity.key"
+        return self.root / "identity"
 
     @property
     def daemon(self) -> Path:

@@ -168,6 +168,11 @@ class Catalogue:
         record = self._room(room_id).by_short_id(short_id)
         return None if record is None else record.statement
 
+    def find(self, room_id: bytes, publisher: bytes, name: str) -> Statement | None:
+        """What stands in a room about an adapter: its newest entry there, or the withdrawal of it."""
+        record = self._room(room_id).find(adapter_key(publisher, name))
+        return None if record is None else record.statement
+
     def offers_blob(self, room_id: bytes, digest: str) -> bool:
         """Whether an entry of a room offers the blob `sha256:<hex>`, so that members may have it."""
         return self._room(room_id).offers_blob(digest)

@@ -23,6 +23,10 @@ SENDING_BURST = 100.0
 """Our own pace, under what others accept so that rounding and jitter never make us the offender."""
 
 
+_ROUNDING = 1e-3
+"""Whoever waits until `ready_at` must be served then, whatever binary fractions made of the moment."""
+
+
 class TokenBucket:
     """Allows `rate` per second on average and `burst` at once. The owner tells the time."""
 
@@ -38,9 +42,9 @@ class TokenBucket:
         """Use `amount` tokens if they are there. More than `burst` at once is asked for as `burst`."""
         self._refill(now)
         amount = min(amount, self.burst)
-        if self._tokens < amount:
+        if self._tokens < amount - _ROUNDING:
             return False
-        self._tokens -= amount
+        self._tokens = max(0.0, self._tokens - amount)
         return True
 
     def ready_at(self, amount: float = 1.0) -> float:

@@ -1,0 +1,441 @@
+"""Journey 2: a peer's offer becomes a model of the local Ollama.
+
+`Installer.install` is the story: may we, what base, fetch, is it what was claimed, does it fit, hand it to Ollama, keep.
+Each step either succeeds or raises with a cause; nothing is left half done, and what was verified is kept for the next try.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import anyio
+from anyio import to_thread
+
+from ollama_bridge import install as bridge_install
+from ollama_bridge.adapters.fit import check_fit
+from ollama_bridge.adapters.gguf import BASE_LIMITS, read_gguf
+from ollama_bridge.adapters.inspect import describe_adapter
+from ollama_bridge.digests import Digest
+from ollama_bridge.errors import AdapterFormatError, BlobMissing
+from ollama_bridge.names import ModelName
+from ollama_bridge.nofollow import open_regular
+
+from .bridge_errors import bridge_errors
+from .catalogue.rows import HeldRow, InstallRow
+from .errors import (
+    BaseModelMissing,
+    BlobMismatch,
+    ClaimMismatch,
+    FitRefused,
+    NotFound,
+    NotTrusted,
+    QuotaExceeded,
+)
+from .events import InstallStarted
+from .transfer.fetch import Fetch
+from .transfer.fetch_types import BlobSpec
+from .transfer.partial import DiskPolicy
+from .transfer.pool import SourcePool
+from .transfer.verified import verify_file
+from .trust.policy import Enforcement, Level, may_install
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from ollama_bridge.client import OllamaClient
+    from ollama_bridge.registry import LoopbackRegistry
+    from ollama_bridge.store import Store
+
+    from .catalogue.entry import Blob, SignedEntry
+    from .catalogue.journal import Journal
+    from .catalogue.journal_thread import JournalThread
+    from .control_types import GetOptions
+    from .events import Event
+    from .local_models import LocalModels
+    from .paths import DataPaths
+    from .rooms.network import RoomNetwork
+    from .transfer.bandwidth import TokenBucket
+    from .transfer.fetch_types import Progress
+    from .transfer.provide import Provider
+    from .transfer.source import ChunkSource
+    from .transfer.verified import VerifiedBlob
+    from .trust.keyring import Keyring
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a `get` ended well."""
+
+    installed_as: str | None
+    route: str | None
+    path: str | None
+    """The verified file, where Ollama does not have it."""
+    fetched: bool
+    """False when the blob was here already."""
+
+
+class Installer:
+    """See the module docstring."""
+
+    def __init__(
+        self,
+        *,
+        paths: DataPaths,
+        client: OllamaClient,
+        store: Store | None,
+        registry: LoopbackRegistry,
+        local: LocalModels,
+        journal: JournalThread,
+        keyring: Keyring,
+        network: RoomNetwork,
+        provider: Provider,
+        emit: Callable[[Event], None],
+        own_key: bytes,
+        quota_bytes: int,
+        reserve: Callable[[int], int],
+        caps: Callable[[ChunkSource], list[TokenBucket]] = lambda source: [],
+        banned: Callable[[bytes], None] = lambda key: None,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._paths = paths
+        self._client = client
+        self._store = store
+        self._registry = registry
+        self._local = local
+        self._journal = journal
+        self._keyring = keyring
+        self._network = network
+        self._provider = provider
+        self._emit = emit
+        self._own_key = own_key
+        self._quota_bytes = quota_bytes
+        self._reserve = reserve
+        self._caps = caps
+        self._banned = banned
+        self._wall_clock = wall_clock
+        self._ollama_turn = anyio.Lock()
+
+    # --- the story ---------------------------------------------------------------------------------------------------
+
+    async def install(
+        self,
+        entry: SignedEntry,
+        options: GetOptions,
+        *,
+        transfer: str,
+        fetching: Callable[[Fetch], None],
+        progress: Callable[[str, Progress | None], None],
+    ) -> Outcome:
+        """Fetch an entry's adapter, check it, and install it.
+
+        Args:
+            transfer: Id for events.
+            fetching: Given the running fetch, to cancel it.
+            progress: Told the stage (`fetch`, `verify`, `fit`, `install`), and how far the fetch is.
+        Raises:
+            SidecarError: With the reason. The store is as it was; a partial file is kept.
+        """
+        self._check_policy(entry)
+        base = self._base_for(entry) if options.install else None
+        progress("fetch", None)
+        blob, fetched = await self._obtain(entry, fetching, lambda now: progress("fetch", now))
+        progress("verify", None)
+        with bridge_errors():
+            await to_thread.run_sync(_check_claims, blob.path, entry)
+        if base is None:
+            await self._hold(blob)
+            return Outcome(None, None, str(blob.path), fetched)
+        progress("fit", None)
+        with bridge_errors():
+            await to_thread.run_sync(self._check_fit, blob.path, entry)
+        progress("install", None)
+        installed = await self._hand_over(entry, blob, base, options, transfer)
+        await self._let_ollama_hold(blob)
+        return Outcome(installed.name.display, installed.route, None, fetched)
+
+    # --- steps -------------------------------------------------------------------------------------------------------
+
+    def _check_policy(self, entry: SignedEntry) -> None:
+        decision = may_install(
+            entry,
+            self._keyring.standing(entry.publisher),
+            own=entry.publisher == self._own_key,
+            enforcement=Enforcement.WARN,
+            now=self._wall_clock(),
+        )
+        if decision.level is Level.WARN:
+            log.warning("%s", decision.reason)
+        if not decision.ok:
+            raise NotTrusted(decision.reason)
+
+    def _base_for(self, entry: SignedEntry) -> ModelName:
+        """The local model with the entry's base, by digest. Asked before a byte is fetched."""
+        wanted = entry.entry.base
+        names = self._local.bases(Digest.parse(wanted.digest))
+        if names:
+            return names[0]
+        similar = [
+            f"{model.name.display} is {model.base}"
+            for model in self._local.models.values()
+            if model.base is not None and not model.adapters and _same_name(model.name, wanted.name)
+        ]
+        here = f" Here {similar[0]}." if similar else ""
+        raise BaseModelMissing(
+            f"{entry.name} was made for {wanted.name} with the digest {wanted.digest}, which this Ollama does not have.{here}",
+            f"Get the publisher's base first, for example with `ollama pull {wanted.name}`, then run the same `get` again.",
+        )
+
+    async def _obtain(
+        self, entry: SignedEntry, fetching: Callable[[Fetch], None], progress: Callable[[Progress], None]
+    ) -> tuple[VerifiedBlob, bool]:
+        """The verified file: from the local store if Ollama has it already, else from peers."""
+        claimed = entry.entry.blob
+        digest = Digest.parse(claimed.digest)
+        if (blob := await to_thread.run_sync(self._from_store, digest, claimed.size)) is not None:
+            return blob, False
+        pool = SourcePool()
+        used = await to_thread.run_sync(self.fetched_bytes)
+        fetch = Fetch(
+            BlobSpec(digest, claimed.size, claimed.chunks),
+            pool,
+            self._paths.partial,
+            self._paths.blobs,
+            policy=DiskPolicy(admit=partial(self._admit, used), reserve=self._reserve),
+            progress=progress,
+            caps=self._caps,
+            first_unit=int.from_bytes(self._own_key[:4], "little"),
+            struck=self._banned,
+        )
+        fetching(fetch)
+        with self._network.attached(entry, pool), self._providing(fetch, digest, claimed):
+            return await fetch.run(), True
+
+    def _from_store(self, digest: Digest, size: int) -> VerifiedBlob | None:
+        if self._store is None or not self._store.has_blob(digest, size):
+            return None
+        try:
+            return verify_file(self._store.blob_path(digest), digest, size)
+        except (BlobMismatch, OSError):
+            return None
+
+    def _check_fit(self, path: Path, entry: SignedEntry) -> None:
+        """Down to tensor names and shapes, wherever the base's own file can be read (T5)."""
+        if self._store is None:
+            return
+        wanted = entry.entry.base
+        with path.open("rb") as file:
+            adapter = read_gguf(file)
+        try:
+            with closing(self._store.open_blob(Digest.parse(wanted.digest))) as file:
+                fit = check_fit(adapter, read_gguf(file, limits=BASE_LIMITS))
+        except BlobMissing as error:
+            raise BaseModelMissing(str(error)) from error
+        if not fit.ok:
+            raise FitRefused(f"{entry.name} does not fit {wanted.name} ({wanted.digest}): {' '.join(fit.reasons)}")
+
+    async def _hand_over(
+        self, entry: SignedEntry, blob: VerifiedBlob, base: ModelName, options: GetOptions, transfer: str
+    ) -> bridge_install.Installed:
+        wanted_text = options.as_name or entry.name
+        with bridge_errors():
+            wanted = ModelName.parse(wanted_text)
+            async with self._ollama_turn:  # Ollama's own steps interleave badly, and its routes are probed each time
+                route = await bridge_install.choose_route(self._client, self._registry)
+                self._emit(InstallStarted(transfer, entry.ref, base.display, route.kind or "none"))
+                installed = await bridge_install.install_adapter(
+                    self._client,
+                    self._registry,
+                    adapter=blob.path,
+                    digest=blob.digest,
+                    size=blob.size,
+                    base=base,
+                    wanted=wanted,
+                    force=options.force or await self._is_ours(wanted),
+                    store=self._store,
+                )
+                if options.accept_suggestions:
+                    installed = await self._apply_suggestions(entry, installed)
+        row = InstallRow(
+            installed.name.display,
+            str(blob.digest),
+            entry.entry.base.digest,
+            installed.route,
+            entry.id,
+            entry.publisher,
+            entry.version,
+            "" if installed.manifest_digest is None else str(installed.manifest_digest),
+            self._wall_clock(),
+        )
+        await self._journal.run(lambda journal: journal.save_install(row))
+        return installed
+
+    async def _is_ours(self, wanted: ModelName) -> bool:
+        """Whether the name holds what we installed, unchanged, so that a newer version may take its place."""
+        rows = await self._journal.run(lambda journal: journal.installs())
+        row = next((each for each in rows if ModelName.parse(each.name).folded == wanted.folded), None)
+        if row is None or not row.manifest_digest:
+            return False
+        here = {model.name.folded: model.manifest_digest for model in await self._client.tags()}
+        return here.get(wanted.folded) == Digest.parse(row.manifest_digest).hex
+
+    async def _apply_suggestions(
+        self, entry: SignedEntry, installed: bridge_install.Installed
+    ) -> bridge_install.Installed:
+        """Make the model anew from itself with what the user accepted; base and adapter layers are carried over."""
+        suggest = entry.entry.suggest
+        parameters = {key: list(v) if isinstance(v, tuple) else v for key, v in suggest.parameters.items()}
+        if suggest.template is None and suggest.system is None and not parameters:
+            return installed
+        await self._client.create(
+            installed.name,
+            from_=installed.name,
+            template=suggest.template,
+            system=suggest.system,
+            parameters=parameters or None,
+        )
+        here = {model.name.folded: model.manifest_digest for model in await self._client.tags()}
+        digest = here.get(installed.name.folded)
+        return bridge_install.Installed(installed.name, installed.route, None if digest is None else Digest(digest))
+
+    # --- what is held afterwards ---------------------------------------------------------------------------------------
+
+    async def _hold(self, blob: VerifiedBlob) -> None:
+        """Provide what was fetched to others, from our own copy."""
+        await self._note_held(blob, str(blob.path), partial(open_regular, blob.path.parent, (blob.path.name,)))
+
+    async def _let_ollama_hold(self, blob: VerifiedBlob) -> None:
+        """Ollama has the blob now: provide it from its store, and keep no second copy."""
+        if self._store is None or not await to_thread.run_sync(self._store.has_blob, blob.digest, blob.size):
+            await self._hold(blob)
+            return
+        await self._note_held(blob, "", partial(self._store.open_blob, blob.digest))
+        if blob.path.parent == self._paths.blobs:
+            await to_thread.run_sync(partial(blob.path.unlink, missing_ok=True))
+
+    async def _note_held(self, blob: VerifiedBlob, path: str, opener: Callable[[], object]) -> None:
+        registered = self._provider.blob(blob.digest)
+        if registered is None:
+            return  # it was in the store before; whoever shared it has registered it
+        table = registered.table
+        self._provider.register(blob.digest, blob.size, table, opener)  # type: ignore[arg-type]
+        row = HeldRow(str(blob.digest), path, blob.size, table.hashes)
+        await self._journal.run(lambda journal: journal.save_held(row))
+        await self._network.set_held(blob.digest, True)
+
+    def _providing(self, fetch: Fetch, digest: Digest, claimed: Blob) -> AbstractContextManager[None]:
+        """Provide the chunks we have while the rest is still coming."""
+        return _Providing(fetch, digest, claimed.size, self._provider, self._network)
+
+    # --- quota -----------------------------------------------------------------------------------------------------------
+
+    def fetched_bytes(self) -> int:
+        """Bytes of fetched data in the data folder; blocking."""
+        return sum(_tree_bytes(folder) for folder in (self._paths.partial, self._paths.blobs))
+
+    def _admit(self, used: int, needed: int) -> None:
+        if used + needed > self._quota_bytes:
+            raise QuotaExceeded(
+                f"{needed} more bytes would make {used + needed} of fetched data; the quota is {self._quota_bytes}."
+            )
+
+    # --- uninstall ---------------------------------------------------------------------------------------------------------
+
+    async def uninstall(self, name: str) -> tuple[InstallRow, bool]:
+        """Remove what `install` made. Raises NotFound, InstallError. The second value: whether Ollama still had it."""
+        with bridge_errors():
+            wanted = ModelName.parse(name)
+        rows = await self._journal.run(lambda journal: journal.installs())
+        row = next((each for each in rows if ModelName.parse(each.name).folded == wanted.folded), None)
+        if row is None:
+            raise NotFound(
+                f"Nothing was installed as {wanted}.", "`ollama list` shows all models; remove others with `ollama rm`."
+            )
+        with bridge_errors():
+            async with self._ollama_turn:
+                removed = await bridge_install.uninstall(
+                    self._client,
+                    ModelName.parse(row.name),
+                    base_digest=Digest.parse(row.base_digest),
+                    adapter_digest=Digest.parse(row.digest),
+                    manifest_digest=Digest.parse(row.manifest_digest) if row.manifest_digest else None,
+                )
+
+        def forget(journal: Journal) -> None:
+            journal.remove_install(row.name)
+
+        await self._journal.run(forget)
+        return row, removed
+
+
+class _Providing:
+    """Registers a running fetch with the provider as soon as its table is known."""
+
+    def __init__(self, fetch: Fetch, digest: Digest, size: int, provider: Provider, network: RoomNetwork) -> None:
+        self._fetch = fetch
+        self._digest = digest
+        self._size = size
+        self._provider = provider
+        self._network = network
+
+    def __enter__(self) -> None:
+        self._fetch.on_ready = self._register
+
+    def __exit__(self, *exc: object) -> None:
+        blob = self._provider.blob(self._digest)
+        if exc[0] is not None and blob is not None and blob.have is not None:
+            self._provider.withdraw(self._digest)
+            self._network.holdings_changed(self._digest)
+
+    def _register(self) -> None:
+        path, table, have = self._fetch.data_path, self._fetch.table, self._fetch.have
+        if path is not None and table is not None and have is not None:
+            self._provider.register(
+                self._digest, self._size, table, partial(open_regular, path.parent, (path.name,)), have
+            )
+
+
+def _check_claims(path: Path, entry: SignedEntry) -> None:
+    """The verified file must be what its entry says (T2, T5)."""
+    claimed = entry.entry.adapter
+    try:
+        with path.open("rb") as file:
+            info = describe_adapter(file)
+    except AdapterFormatError as error:
+        raise ClaimMismatch(f"The file of {entry.name} is not an adapter Ollama should be given: {error}") from error
+    facts = {
+        "architecture": (entry.entry.base.architecture, info.architecture),
+        "rank": (claimed.rank, info.rank),
+        "alpha": (claimed.alpha, info.alpha),
+        "tensors": (claimed.tensors, info.tensors),
+        "shapes": (claimed.shapes, info.shapes),
+    }
+    for name, (said, found) in facts.items():
+        if said != found:
+            raise ClaimMismatch(f"The entry of {entry.name} says {name} {said}, its file has {found}.")
+
+
+def _same_name(name: ModelName, text: str) -> bool:
+    return ModelName.is_valid(text) and ModelName.parse(text).folded == name.folded
+
+
+def _tree_bytes(folder: Path) -> int:
+    return sum(_sizes(folder))
+
+
+def _sizes(folder: Path) -> Iterator[int]:
+    for root, _, files in os.walk(folder):
+        for name in files:
+            try:
+                yield os.lstat(os.path.join(root, name)).st_blocks * 512
+            except (OSError, AttributeError):
+                continue

@@ -1,0 +1,232 @@
+"""What the local Ollama has: its models and adapters, kept current, and whether it answers.
+
+With a readable store this is a watch. Without one (another user's store, a container) it is a look at Ollama's API every
+so often: `/api/show` tells base and adapters of a model by their digests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import anyio
+from anyio import to_thread
+
+from ollama_bridge import watch_events as changes
+from ollama_bridge.errors import OllamaBridgeError, OllamaUnavailable
+from ollama_bridge.registry.one_time import backed_up, is_one_time
+from ollama_bridge.watch import watch_store
+
+from .events import AdapterAppeared, AdapterRemoved, OllamaLost, OllamaRestored
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from ollama_bridge.client import OllamaClient
+    from ollama_bridge.digests import Digest
+    from ollama_bridge.manifest import Manifest
+    from ollama_bridge.names import ModelName
+    from ollama_bridge.store import Store
+
+    from .events import Event
+
+log = logging.getLogger(__name__)
+
+API_LOOK_S = 15.0
+"""Between looks when only the API can be asked: a look is one call, and one more for each model that changed."""
+ALIVE_CHECK_S = 5.0
+"""Between questions whether Ollama still answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """One model of the local Ollama, by what makes it."""
+
+    name: ModelName
+    base: Digest | None
+    """Its weights; None for remote and tensor models."""
+    adapters: tuple[Digest, ...]
+    size: int
+    """Bytes of the first adapter, 0 where unknown or none."""
+
+
+class LocalModels:
+    """See the module docstring. Read it any time; `run` keeps it current."""
+
+    def __init__(
+        self,
+        client: OllamaClient,
+        store: Store | None,
+        emit: Callable[[Event], None],
+        *,
+        observer: Literal["auto", "polling"] = "auto",
+    ) -> None:
+        self.models: dict[ModelName, LocalModel] = {}
+        self.known = anyio.Event()
+        """Set once the first look is done."""
+        self.readable = store is not None
+        self.cause = ""
+        """Why the store cannot be read now."""
+        self.ollama_up: bool | None = None
+        self._client = client
+        self._store = store
+        self._emit = emit
+        self._observer = observer
+        self._shown: dict[ModelName, tuple[str, LocalModel]] = {}
+
+    @property
+    def adapters(self) -> list[LocalModel]:
+        """Adapter models, by name."""
+        return sorted((model for model in self.models.values() if model.adapters), key=lambda model: model.name)
+
+    def bases(self, digest: Digest) -> list[ModelName]:
+        """Plain models with exactly these weights, shortest name first."""
+        names = [model.name for model in self.models.values() if model.base == digest and not model.adapters]
+        return sorted(names, key=lambda name: (len(name.display), name.display))
+
+    def holds_adapter(self, digest: Digest) -> bool:
+        """Whether any model uses this adapter."""
+        return any(digest in model.adapters for model in self.models.values())
+
+    async def run(
+        self,
+        appeared: Callable[[LocalModel], Awaitable[None]],
+        removed: Callable[[LocalModel], Awaitable[None]],
+    ) -> None:
+        """Look and watch until cancelled.
+
+        Args:
+            appeared: Told each adapter model, those that are there at the start included.
+            removed: Told each that is gone.
+        """
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._check_alive)
+            if self._store is not None:
+                await self._watch(self._store, appeared, removed)
+            else:
+                await self._poll(appeared, removed)
+
+    # --- with a readable store ---------------------------------------------------------------------------------------
+
+    async def _watch(
+        self,
+        store: Store,
+        appeared: Callable[[LocalModel], Awaitable[None]],
+        removed: Callable[[LocalModel], Awaitable[None]],
+    ) -> None:
+        async with contextlib.aclosing(watch_store(store, observer=self._observer)) as events:
+            async for event in events:
+                if _is_passing(event):
+                    continue
+                match event:
+                    case changes.StoreSnapshot():
+                        for name, manifest in event.models.items():
+                            if _is_temporary(name):
+                                continue
+                            self._set(store, name, manifest, is_adapter=name in event.adapters)
+                        self.known.set()
+                        for model in self.adapters:
+                            await appeared(model)
+                    case changes.AdapterAppeared():
+                        model = self._set(store, event.name, event.manifest, is_adapter=True)
+                        self._emit(AdapterAppeared(event.name.display, str(model.adapters[0]), model.size))
+                        await appeared(model)
+                    case changes.AdapterRemoved() | changes.ModelRemoved():
+                        await self._removed(event.name, removed)
+                    case changes.ModelAppeared() | changes.ModelChanged():
+                        is_adapter = await to_thread.run_sync(store.is_adapter_model, event.manifest)
+                        self._set(store, event.name, event.manifest, is_adapter=is_adapter)
+                    case changes.StoreUnreadable():
+                        self.readable, self.cause = False, event.reason
+                        log.warning("the store cannot be read: %s", event.reason)
+                    case changes.StoreReadable():
+                        self.readable, self.cause = True, ""
+                    case changes.ManifestIncomplete():
+                        log.warning("%s: %s", event.name, event.reason)
+
+    def _set(self, store: Store, name: ModelName, manifest: Manifest, *, is_adapter: bool) -> LocalModel:
+        layers = store.adapter_layers(manifest) if is_adapter else ()
+        base = manifest.model_layer
+        adapters = tuple(layer.digest for layer in layers)
+        size = layers[0].size if layers else 0
+        model = LocalModel(name, None if base is None else base.digest, adapters, size)
+        self.models[name] = model
+        return model
+
+    async def _removed(self, name: ModelName, removed: Callable[[LocalModel], Awaitable[None]]) -> None:
+        model = self.models.pop(name, None)
+        if model is not None and model.adapters:
+            self._emit(AdapterRemoved(name.display, str(model.adapters[0])))
+            await removed(model)
+
+    # --- through the API only ------------------------------------------------------------------------------------------
+
+    async def _poll(
+        self,
+        appeared: Callable[[LocalModel], Awaitable[None]],
+        removed: Callable[[LocalModel], Awaitable[None]],
+    ) -> None:
+        while True:
+            with contextlib.suppress(OllamaBridgeError):
+                await self.look(appeared, removed)
+            await anyio.sleep(API_LOOK_S)
+
+    async def look(
+        self,
+        appeared: Callable[[LocalModel], Awaitable[None]],
+        removed: Callable[[LocalModel], Awaitable[None]],
+    ) -> None:
+        """One look through the API."""
+        first = not self.known.is_set()
+        present = set()
+        for listed in await self._client.tags():
+            if _is_temporary(listed.name):
+                continue
+            present.add(listed.name)
+            known = self._shown.get(listed.name)
+            if known is not None and known[0] == listed.manifest_digest:
+                continue
+            shown = await self._client.show(listed.name)
+            base = shown.model_blobs[0] if shown.model_blobs else None
+            model = LocalModel(listed.name, base, shown.adapter_blobs, 0)
+            self._shown[listed.name] = (listed.manifest_digest, model)
+            self.models[listed.name] = model
+            if model.adapters:
+                if not first:
+                    self._emit(AdapterAppeared(listed.name.display, str(model.adapters[0]), 0))
+                await appeared(model)
+        for name in set(self.models) - present:
+            self._shown.pop(name, None)
+            await self._removed(name, removed)
+        self.known.set()
+
+    # --- whether Ollama answers ----------------------------------------------------------------------------------------
+
+    async def _check_alive(self) -> None:
+        while True:
+            try:
+                version = await self._client.version()
+            except OllamaBridgeError as error:
+                if self.ollama_up is not False:
+                    self._emit(OllamaLost(self._client.url, str(error)))
+                self.ollama_up = False
+                if not isinstance(error, OllamaUnavailable):
+                    log.warning("Ollama answers strangely: %s", error)
+            else:
+                if self.ollama_up is False:
+                    self._emit(OllamaRestored(self._client.url, version))
+                self.ollama_up = True
+            await anyio.sleep(ALIVE_CHECK_S)
+
+
+def _is_temporary(name: ModelName) -> bool:
+    """Whether a name is one an install uses for a moment: not a model of the user's."""
+    return is_one_time(name) or backed_up(name) is not None
+
+
+def _is_passing(event: changes.StoreEvent) -> bool:
+    return not isinstance(event, changes.StoreSnapshot | changes.StoreUnreadable | changes.StoreReadable) and (
+        _is_temporary(event.name)
+    )

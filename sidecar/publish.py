@@ -1,0 +1,341 @@
+"""Journey 1: an adapter in the store, a file or a PEFT folder becomes a signed offer in a room.
+
+`Publisher.share` is the story: find the file, read it, fit it, hash it, sign it, keep it, tell the room.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import anyio
+from anyio import to_thread
+
+from ollama_bridge.digests import Digest
+from ollama_bridge.errors import OllamaBridgeError
+from ollama_bridge.modelfile import parse_modelfile
+from ollama_bridge.names import ModelName
+from ollama_bridge.nofollow import open_regular
+
+from .bridge_errors import bridge_errors
+from .catalogue.entry import (
+    ADAPTER_MEDIA_TYPE,
+    AdapterFacts,
+    Blob,
+    Entry,
+    SignedEntry,
+    Suggestions,
+    build_entry,
+    sign_entry,
+    suggest_name,
+)
+from .catalogue.fields import time_text
+from .catalogue.rows import HeldRow, ShareRow
+from .catalogue.withdrawal import SignedWithdrawal, build_withdrawal, sign_withdrawal
+from .control_types import ShareOptions
+from .errors import NotFound, ShareError, SidecarError
+from .events import ShareRefused
+from .share_source import describe_source, hash_source
+from .transfer.chunks import ChunkTable
+from .trust.policy import ShareFacts, may_share
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ollama_bridge.client import OllamaClient
+    from ollama_bridge.store import Store
+
+    from .catalogue.catalogue import Catalogue
+    from .catalogue.entry import BaseFacts
+    from .catalogue.journal import Journal
+    from .catalogue.journal_thread import JournalThread
+    from .events import Event
+    from .identity import Identity
+    from .local_models import LocalModel, LocalModels
+    from .paths import DataPaths
+    from .rooms.network import JoinedRoom, RoomNetwork
+    from .share_source import Source, SourceFinder
+    from .transfer.provide import Provider
+
+log = logging.getLogger(__name__)
+
+EVERYTHING = "*"
+"""`share '*'`: every adapter the store has or will have (ADR 0006)."""
+
+
+class Publisher:
+    """See the module docstring."""
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        paths: DataPaths,
+        client: OllamaClient,
+        store: Store | None,
+        finder: SourceFinder,
+        local: LocalModels,
+        catalogue: Catalogue,
+        journal: JournalThread,
+        network: RoomNetwork,
+        provider: Provider,
+        emit: Callable[[Event], None],
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._identity = identity
+        self._paths = paths
+        self._client = client
+        self._store = store
+        self._finder = finder
+        self._local = local
+        self._catalogue = catalogue
+        self._journal = journal
+        self._network = network
+        self._provider = provider
+        self._emit = emit
+        self._wall_clock = wall_clock
+        self._turn = anyio.Lock()
+
+    # --- share -------------------------------------------------------------------------------------------------------
+
+    async def share(self, what: str, room: JoinedRoom, options: ShareOptions, *, asked: bool = True) -> SignedEntry:
+        """Offer an adapter to a room.
+
+        Args:
+            what: Model name, or absolute path of an adapter GGUF or a PEFT folder.
+            asked: Whether the user named it, rather than the standing rule.
+        Raises:
+            ShareError, AdapterRefused, NotFound, OllamaError: Nothing was offered.
+        """
+        async with self._turn:
+            with bridge_errors():
+                source = await self._finder.find(what, options.base)
+                info = await to_thread.run_sync(describe_source, source)
+                base = await self._finder.base_of(source, options.base)
+                digest, size, table = await to_thread.run_sync(hash_source, source)
+            await self._check_policy(source, digest, asked=asked)
+            suggest = await self._suggestions(source) if options.suggest else Suggestions()
+            facts = AdapterFacts("gguf", info.rank, info.alpha, info.tensors, info.shapes)
+            blob = Blob(str(digest), size, ADAPTER_MEDIA_TYPE, table.root_hex)
+            signed = self._sign(options.name or source.name, base, facts, blob, suggest, options)
+            await self._keep(source, signed, size, table, room)
+            self._provide(source, digest, size, table)
+            await self._tell(signed, room)
+            return signed
+
+    async def share_everything(self, room: JoinedRoom, *, on: bool) -> None:
+        """Begin or end the standing rule of a room."""
+        rows = await self._journal.run(lambda journal: journal.rooms())
+        for row in rows:
+            if row.room_id == room.key.room_id:
+                changed = replace(row, share_all=on)
+                await self._journal.run(lambda journal, row=changed: journal.save_room(row))  # type: ignore[misc]
+        if on:
+            for model in self._local.adapters:
+                await self._share_by_rule(model, room)
+
+    async def adapter_appeared(self, model: LocalModel) -> None:
+        """An adapter is in the store: offer it where a standing rule says so, serve it where it is offered."""
+        await self._hold_again(model)
+        rows = await self._journal.run(lambda journal: journal.rooms())
+        for row in rows:
+            room = self._network.rooms.get(row.room_id)
+            if row.share_all and room is not None:
+                await self._share_by_rule(model, room)
+
+    async def adapter_removed(self, model: LocalModel) -> None:
+        """An adapter left the store: it is no longer served from there."""
+        for digest in model.adapters:
+            if not self._local.holds_adapter(digest) and not self._kept_copy(digest).exists():
+                self._provider.withdraw(digest)
+                await self._network.set_held(digest, False)
+
+    async def restore(self) -> None:
+        """Serve again what we held when the daemon stopped, where it still is."""
+        for digest_text, path, size in await self._journal.run(lambda journal: journal.held()):
+            row = await self._journal.run(lambda journal, key=digest_text: journal.held_blob(key))  # type: ignore[misc]
+            if row is None:
+                continue
+            digest = Digest.parse(digest_text)
+            opener = self._opener_of(digest, Path(path))
+            held = await to_thread.run_sync(_can_open, opener, size)
+            if held:
+                self._provider.register(digest, size, ChunkTable(row.table), opener)
+            await self._network.set_held(digest, held)
+
+    # --- unshare -------------------------------------------------------------------------------------------------------
+
+    async def unshare(self, name: str, room: JoinedRoom | None) -> list[SignedEntry]:
+        """Take back what we offer under a name, from one room or all. Raises NotFound.
+
+        A withdrawal holds in all rooms, because it is the publisher's word about the adapter. Taking it from one room
+        of several therefore withdraws it and offers it to the others again, under a higher version.
+        """
+        async with self._turn:
+            shares = await self._journal.run(lambda journal: journal.shares())
+            share = next((each for each in shares if name.lower() in (each.name.lower(), each.source.lower())), None)
+            if share is None or (room is not None and room.key.room_id not in share.rooms):
+                raise NotFound(f"Nothing is shared as {name!r}{'' if room is None else f' in {room.label}'}.")
+            own = self._own_entry(share.name)
+            left = [] if room is None else [each for each in share.rooms if each != room.key.room_id]
+            version = self._next_version(share.name)
+            raw = build_withdrawal(share.name, version, time_text(self._wall_clock()))
+            statement = sign_withdrawal(raw, self._identity.key_pair)
+            await self._journal.run(lambda journal: journal.remove_share(share.name))
+            for room_id in share.rooms:
+                if room_id in self._network.rooms:
+                    await self._network.publish(room_id, statement, held=False)
+            if own is not None and left:
+                again = sign_entry(
+                    build_entry(replace(own.entry, version=version + 1, previous=own.raw_digest)),
+                    self._identity.key_pair,
+                )
+                row = replace(share, rooms=tuple(left), entry_id=again.id)
+                await self._journal.run(lambda journal: journal.save_share(row))
+                for room_id in left:
+                    await self._network.publish(room_id, again, held=True)
+            return [] if own is None else [own]
+
+    # --- steps of sharing ------------------------------------------------------------------------------------------------
+
+    async def _share_by_rule(self, model: LocalModel, room: JoinedRoom) -> None:
+        name = suggest_name(model.name.display)
+        stands = self._catalogue.find(room.key.room_id, self._identity.key_pair.public_key, name)
+        if isinstance(stands, SignedWithdrawal):
+            return  # the user took it back by name; only by name it comes again
+        if stands is not None and self._is_offered(stands, model):
+            return
+        try:
+            await self.share(model.name.display, room, ShareOptions(), asked=False)
+        except SidecarError as error:
+            self._emit(ShareRefused(model.name.display, error.cause))
+
+    def _is_offered(self, entry: SignedEntry, model: LocalModel) -> bool:
+        """Whether an entry of ours offers exactly the adapter of a model, and we serve it: nothing to hash again."""
+        digest = Digest.parse(entry.entry.blob.digest)
+        return model.adapters == (digest,) and self._provider.blob(digest) is not None
+
+    async def _check_policy(self, source: Source, digest: Digest, *, asked: bool) -> None:
+        installs = await self._journal.run(lambda journal: journal.installs())
+        publisher = next((row.publisher for row in installs if row.digest == str(digest)), None)
+        facts = ShareFacts(source.label, str(digest), publisher, asked)
+        decision = may_share(facts, self._identity.key_pair.public_key)
+        if not decision.ok:
+            raise ShareError(decision.reason)
+
+    async def _suggestions(self, source: Source) -> Suggestions:
+        """The model's own template, system text and parameters, for others to look at (T4)."""
+        if source.is_path:
+            raise ShareError("Only a model of your Ollama has a template and parameters to suggest, a file has not.")
+        with bridge_errors():
+            shown = await self._client.show(ModelName.parse(source.label))
+            parameters = parse_modelfile(shown.modelfile).parameters
+        values = {key: each[0] if len(each) == 1 else each for key, each in parameters.items()}
+        return Suggestions(shown.template or None, shown.system or None, values)
+
+    def _sign(
+        self,
+        name: str,
+        base: BaseFacts,
+        facts: AdapterFacts,
+        blob: Blob,
+        suggest: Suggestions,
+        options: ShareOptions,
+    ) -> SignedEntry:
+        """The entry to offer: the one we offer already if nothing changed, else the next version."""
+        entry = Entry(
+            name=name,
+            version=self._next_version(name),
+            created=time_text(self._wall_clock()),
+            description=options.description,
+            license=options.license,
+            tags=options.tags,
+            card=options.card or "",
+            base=base,
+            adapter=facts,
+            blobs=(blob,),
+            suggest=suggest,
+        )
+        current = self._own_entry(name)
+        if current is not None:
+            old = current.entry
+            if replace(entry, version=old.version, created=old.created, previous=old.previous) == old:
+                return current
+            entry = replace(entry, previous=current.raw_digest)
+        return sign_entry(build_entry(entry), self._identity.key_pair)
+
+    async def _keep(self, source: Source, signed: SignedEntry, size: int, table: ChunkTable, room: JoinedRoom) -> None:
+        digest = signed.entry.blob.digest
+        path = str(source.kept or (source.label if source.is_path else ""))
+
+        shares = await self._journal.run(lambda journal: journal.shares())
+        rooms = {room.key.room_id, *(each for row in shares if row.name == signed.name for each in row.rooms)}
+        share = ShareRow(signed.name, digest, size, source.label, source.is_path, signed.id, tuple(sorted(rooms)))
+
+        def work(journal: Journal) -> None:
+            journal.save_held(HeldRow(digest, path, size, table.hashes))
+            journal.save_share(share)
+
+        await self._journal.run(work)
+
+    def _provide(self, source: Source, digest: Digest, size: int, table: ChunkTable) -> None:
+        self._provider.register(digest, size, table, source.opener)
+
+    async def _tell(self, signed: SignedEntry, room: JoinedRoom) -> None:
+        """Offer it to the room, and a new version to the rooms that have the old one."""
+        shares = await self._journal.run(lambda journal: journal.shares())
+        rooms = {room.key.room_id, *(each for row in shares if row.name == signed.name for each in row.rooms)}
+        for room_id in sorted(rooms):
+            if room_id in self._network.rooms:
+                outcome = await self._network.publish(room_id, signed, held=True)
+                if outcome.reason:
+                    raise ShareError(outcome.reason)
+        await self._network.set_held(Digest.parse(signed.entry.blob.digest), True)
+
+    # --- small things ------------------------------------------------------------------------------------------------------
+
+    def _next_version(self, name: str) -> int:
+        return self._catalogue.highest(self._identity.key_pair.public_key, name) + 1
+
+    def _own_entry(self, name: str) -> SignedEntry | None:
+        """What we offer under a name, in whichever room."""
+        found = (
+            self._catalogue.find(room, self._identity.key_pair.public_key, name) for room in self._catalogue.rooms()
+        )
+        return next((each for each in found if isinstance(each, SignedEntry)), None)
+
+    def _kept_copy(self, digest: Digest) -> Path:
+        return self._paths.blobs / digest.file_name
+
+    def _opener_of(self, digest: Digest, path: Path) -> Callable[[], BinaryIO]:
+        """From our own copy or the user's file if there was one, else from the store."""
+        if path != Path() and path.is_absolute():
+            return partial(open_regular, path.parent, (path.name,))
+        kept = self._kept_copy(digest)
+        if self._store is None or kept.exists():
+            return partial(open_regular, kept.parent, (kept.name,))
+        return partial(self._store.open_blob, digest)
+
+    async def _hold_again(self, model: LocalModel) -> None:
+        """An adapter we know came (back) into the store: serve it from there."""
+        for digest in model.adapters:
+            if self._provider.blob(digest) is not None or self._store is None:
+                continue
+            row = await self._journal.run(lambda journal, key=str(digest): journal.held_blob(key))  # type: ignore[misc]
+            if row is not None:
+                self._provider.register(digest, row.size, ChunkTable(row.table), partial(self._store.open_blob, digest))
+                await self._network.set_held(digest, True)
+
+
+def _can_open(opener: Callable[[], BinaryIO], size: int) -> bool:
+    try:
+        with closing(opener()) as file:
+            return os.fstat(file.fileno()).st_size == size
+    except (OSError, OllamaBridgeError):
+        return False
