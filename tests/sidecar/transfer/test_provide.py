@@ -1,0 +1,255 @@
+"""Serving chunks: only what was shared, fairly, within the caps."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from ollama_bridge.digests import Digest
+from sidecar.transfer.bandwidth import TokenBucket
+from sidecar.transfer.chunks import CHUNK_BYTES, ChunkSet
+from sidecar.transfer.provide import Provider
+from sidecar.transfer.provided import ChunksRefused
+from sidecar.transfer.slots import SLOW_S, UploadSlots
+from sidecar.transfer.uploads import MAX_REQUESTS, PeerUploads, Refusal, UploadBatch
+from tests.sidecar.transfer.memory_source import make_blob
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.anyio
+
+BLOB = make_blob(70 * CHUNK_BYTES + 5)
+
+
+class Setup:
+    """A provider with one blob, and what it withdrew."""
+
+    def __init__(self, path: Path, cap: TokenBucket | None = None) -> None:
+        self.withdrawn: list[Digest] = []
+        self.path = BLOB.write(path / "blob")
+        self.provider = Provider(withdrawn=lambda digest, reason: self.withdrawn.append(digest), cap=cap)
+        self.provider.register(BLOB.digest, len(BLOB.data), BLOB.table, lambda: self.path.open("rb", buffering=0))
+
+    def peer(self, *, cap: TokenBucket | None = None, exempt: bool = False) -> PeerUploads:
+        return self.provider.peer(b"peer", may_have=lambda digest: True, cap=cap, exempt=exempt)
+
+
+async def next_batch(uploads: PeerUploads) -> UploadBatch:
+    with anyio.fail_after(10):
+        batch = await uploads.next_batch()
+    assert isinstance(batch, UploadBatch)
+    return batch
+
+
+async def next_refusal(uploads: PeerUploads) -> Refusal:
+    with anyio.fail_after(10):
+        refusal = await uploads.next_batch()
+    assert isinstance(refusal, Refusal)
+    return refusal
+
+
+async def test_runs_are_read_and_verified(tmp_path: Path) -> None:
+    provider = Setup(tmp_path).provider
+    assert [bytes(c) for c in await provider.read_chunks(BLOB.digest, 60, 11)] == [BLOB.chunk(i) for i in range(60, 71)]
+
+
+@pytest.mark.parametrize(("first", "count"), [(-1, 2), (0, 0), (0, 17), (70, 2), (71, 1), (1 << 40, 1)])
+async def test_t06_impossible_ranges_are_refused(tmp_path: Path, first: int, count: int) -> None:
+    setup = Setup(tmp_path)
+    with pytest.raises(ChunksRefused):
+        await setup.provider.read_chunks(BLOB.digest, first, count)
+    assert setup.provider.blob(BLOB.digest) is not None, "the question was wrong, not the blob"
+
+
+@pytest.mark.parametrize("swap", ["other content", "symlink", "gone", "truncated", "one bit"])
+async def test_t08_file_swapped_during_a_read_is_never_sent(tmp_path: Path, swap: str) -> None:
+    setup = Setup(tmp_path)
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"s" * len(BLOB.data))
+    async with setup.peer() as uploads:
+        uploads.request(1, BLOB.digest, 0, 71)
+        seen = list((await next_batch(uploads)).chunks)
+        if swap == "other content":
+            secret.replace(setup.path)
+        elif swap == "symlink":
+            setup.path.unlink()
+            setup.path.symlink_to(secret)
+        elif swap == "gone":
+            setup.path.unlink()
+        elif swap == "truncated":
+            os.truncate(setup.path, 100)
+        else:
+            with setup.path.open("r+b") as file:
+                file.seek(50 * CHUNK_BYTES)
+                file.write(bytes([BLOB.data[50 * CHUNK_BYTES] ^ 1]))
+        while True:
+            with anyio.fail_after(10):
+                batch = await uploads.next_batch()
+            if isinstance(batch, Refusal):
+                break
+            seen += batch.chunks
+        assert batch == Refusal(1, gone=True)
+        uploads.request(2, BLOB.digest, 0, 1)
+        assert await next_refusal(uploads) == Refusal(2, gone=True)
+    assert b"".join(seen) == BLOB.data[: len(seen) * CHUNK_BYTES], "what left was what was shared"
+    assert setup.withdrawn == [BLOB.digest]
+
+
+async def test_a_room_only_gets_what_it_shares(tmp_path: Path) -> None:
+    setup = Setup(tmp_path)
+    async with setup.provider.peer(b"stranger", may_have=lambda digest: False) as uploads:
+        uploads.request(1, BLOB.digest, 0, 1)
+        assert await next_refusal(uploads) == Refusal(1, gone=True)
+        uploads.request(2, Digest.of(b"unknown"), 0, 1)
+        assert await next_refusal(uploads) == Refusal(2, gone=True)
+
+
+async def test_partial_blob_serves_what_it_holds_so_far(tmp_path: Path) -> None:
+    setup = Setup(tmp_path)
+    have = ChunkSet(71)
+    have.add_range(16, 16)
+    setup.provider.register(BLOB.digest, len(BLOB.data), BLOB.table, lambda: setup.path.open("rb"), have)
+    async with setup.peer() as uploads:
+        uploads.request(1, BLOB.digest, 10, 4)
+        assert await next_refusal(uploads) == Refusal(1, gone=True)
+        have.add_range(10, 4)
+        uploads.request(2, BLOB.digest, 10, 4)
+        assert (await next_batch(uploads)).first == 10
+    blob = setup.provider.blob(BLOB.digest)
+    assert blob is not None
+    assert blob.holdings().count == 20
+    assert setup.withdrawn == []
+
+
+async def test_cancelled_request_is_not_served(tmp_path: Path) -> None:
+    async with Setup(tmp_path).peer() as uploads:
+        for request_id in range(1, 6):
+            uploads.request(request_id, BLOB.digest, request_id, 1)
+        uploads.cancel(3)
+        assert [(await next_batch(uploads)).request_id for _ in range(4)] == [1, 2, 4, 5]
+        assert uploads.waiting == 0
+
+
+async def test_cancel_stops_a_long_request(tmp_path: Path) -> None:
+    async with Setup(tmp_path).peer() as uploads:
+        uploads.request(1, BLOB.digest, 0, 71)
+        await next_batch(uploads)
+        uploads.cancel(1)
+        uploads.request(2, BLOB.digest, 70, 1)
+        left = [await next_batch(uploads) for _ in range(2)]
+        assert [batch.request_id for batch in left] == [1, 2], "one was read ahead"
+
+
+async def test_t20_more_requests_than_allowed_are_refused(tmp_path: Path) -> None:
+    async with Setup(tmp_path).peer() as uploads:
+        for request_id in range(MAX_REQUESTS + 10_000):
+            uploads.request(request_id, BLOB.digest, 0, 1)
+        assert uploads.waiting == MAX_REQUESTS
+        assert len(uploads._refusals) <= MAX_REQUESTS
+        assert await next_refusal(uploads) == Refusal(MAX_REQUESTS, gone=False)
+
+
+async def test_t20_slow_readers_do_not_block_others(tmp_path: Path) -> None:
+    clock = [0.0]
+    slots = UploadSlots(2, clock=lambda: clock[0])
+    for peer in (b"slow", b"other"):
+        slots.join(peer)
+    held = [await slots.take(b"slow", 1), await slots.take(b"slow", 1)]
+    async with anyio.create_task_group() as tasks:
+        taken = anyio.Event()
+
+        async def other() -> None:
+            with anyio.fail_after(10):
+                await slots.take(b"other", 1)
+            taken.set()
+
+        tasks.start_soon(other)
+        await anyio.wait_all_tasks_blocked()
+        assert not taken.is_set()
+        clock[0] = SLOW_S
+        slots.give_back(held[1])
+        await taken.wait()
+    held.append(await slots.take(b"other", 1))
+    assert held[0].revoked
+    assert slots.is_slow(b"slow"), "it gets smaller batches from now on"
+
+
+async def test_t20_slots_are_fair_to_a_peer_that_asks_for_less(tmp_path: Path) -> None:
+    slots = UploadSlots(2)
+    order: list[bytes] = []
+
+    async def take_many(peer: bytes, count: int) -> None:
+        slots.join(peer)
+        for _ in range(count):
+            slot = await slots.take(peer, 1 << 20)
+            order.append(peer)
+            await anyio.lowlevel.checkpoint()
+            slots.give_back(slot)
+        slots.leave(peer)
+
+    async with anyio.create_task_group() as tasks:
+        for peer, tasks_of_it in ((b"greedy", 10), (b"modest", 1)):
+            for _ in range(tasks_of_it):
+                tasks.start_soon(take_many, peer, 20)
+    assert order[:60].count(b"modest") == 20, "ten tasks do not get more than one peer's share"
+
+
+async def test_t20_cancelled_waiter_leaves_no_trace(tmp_path: Path) -> None:
+    slots = UploadSlots(1)
+    slots.join(b"a")
+    slot = await slots.take(b"a", 1)
+    with anyio.move_on_after(0.01):
+        await slots.take(b"a", 1)
+    slots.give_back(slot)
+    with anyio.fail_after(1):
+        slots.give_back(await slots.take(b"a", 1))
+    slots.leave(b"a")
+    assert slots._free == 1
+
+
+async def test_slots_are_free_again_when_a_peer_goes(tmp_path: Path) -> None:
+    setup = Setup(tmp_path)
+    for _ in range(20):
+        async with setup.peer() as uploads:
+            uploads.request(1, BLOB.digest, 0, 71)
+            await next_batch(uploads)
+    assert setup.provider.slots._free == 8
+
+
+async def test_upload_cap_and_exemption(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, TokenBucket(4_000_000.0))
+
+    async def seconds(*, cap: TokenBucket | None = None, exempt: bool = False) -> float:
+        started = anyio.current_time()
+        async with setup.peer(cap=cap, exempt=exempt) as uploads:
+            uploads.request(1, BLOB.digest, 0, 40)
+            sent = 0
+            while sent < 40:
+                sent += len((await next_batch(uploads)).chunks)
+        return anyio.current_time() - started
+
+    assert await seconds() > (40 * CHUNK_BYTES / 4e6 - 0.25) * 0.9
+    assert await seconds(exempt=True) < 0.3
+    assert await seconds(exempt=True, cap=TokenBucket(1000.0)) < 0.3
+
+
+def test_token_bucket_keeps_its_rate() -> None:
+    bucket = TokenBucket(1000.0)
+    assert bucket.reserve(250, now=0.0) == 0.0, "the burst"
+    assert bucket.reserve(500, now=0.0) == pytest.approx(0.5)
+    assert bucket.reserve(500, now=0.5) == pytest.approx(0.5)
+    assert bucket.reserve(250, now=100.0) == 0.0, "idle time saves up the burst only"
+    assert bucket.reserve(100, now=100.0) == pytest.approx(0.1)
+    bucket.rate = None
+    assert bucket.reserve(1 << 40, now=100.0) == 0.0
+
+
+def test_low_cap_means_small_batches() -> None:
+    assert TokenBucket(None).chunks_at_once(16) == 16
+    assert TokenBucket(1e9).chunks_at_once(16) == 16
+    assert TokenBucket(1e6).chunks_at_once(16) == 3
+    assert TokenBucket(10.0).chunks_at_once(16) == 1
