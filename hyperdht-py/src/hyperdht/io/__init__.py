@@ -1,5 +1,6 @@
 """The only part of hyperdht that touches sockets, tasks and clocks (anyio)."""
 
+from .allocator import keep_freed_memory
 from .connection import SecretStream
 from .direct import DirectByteStream
 from .mux import MuxChannel, Protomux
@@ -13,5 +14,6 @@ __all__ = [
     "TcpListener",
     "TcpStream",
     "connect_tcp",
+    "keep_freed_memory",
     "listen_tcp",
 ]
