@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,7 @@ class StoreObserver(FileSystemEventHandler):
         """
         self._manifests = root / "manifests"
         self._wake = wake
-        self._inode = 0
+        self._replaced = True
         self._watch: ObservedWatch | None = None
         self._observer = Observer()
         self._observer.start()
@@ -72,19 +73,15 @@ class StoreObserver(FileSystemEventHandler):
         Raises:
             OSError: As for the constructor.
         """
-        try:
-            inode = self._manifests.lstat().st_ino
-        except OSError:
-            inode = 0
-        if inode == self._inode:
+        if not self._replaced:
             return
+        self._replaced = False
         if self._watch is not None:
             self._observer.unschedule(self._watch)
             self._watch = None
-        self._inode = 0
-        if inode:
-            self._watch = self._observer.schedule(self, str(self._manifests), recursive=True, event_filter=_EVENTS)
-            self._inode = inode
+        if self._manifests.is_dir():
+            with suppress(FileNotFoundError):  # removed this moment; its event will bring us back
+                self._watch = self._observer.schedule(self, str(self._manifests), recursive=True, event_filter=_EVENTS)
 
     def close(self) -> None:
         """Stop and wait for the threads. Blocking."""
@@ -93,6 +90,9 @@ class StoreObserver(FileSystemEventHandler):
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         """Called by watchdog."""
+        # Comparing inodes would not do: a folder made right after another was removed often gets its number.
+        if event.is_directory and str(self._manifests) in (event.src_path, event.dest_path):
+            self._replaced = True
         self._wake()
 
 

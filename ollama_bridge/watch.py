@@ -36,6 +36,8 @@ MAX_IDLE_SHARE = 0.003
 """Part of one core that looks may take when nothing happens; larger stores are polled less often."""
 SETTLE_S = 0.02
 """Ollama creates, writes and closes a manifest in one go; waiting this long makes one look of it."""
+ECHO_S = 0.5
+"""After an event one more look: a file put into a folder so new that it is not observed yet makes no event."""
 UNREADABLE_RETRY_S = 0.25
 """A folder being deleted on Windows refuses for a moment; only a second refusal is reported."""
 
@@ -58,12 +60,11 @@ async def watch_store(
     changes = StoreChanges()
     wakeup = _Wakeup()
     failures = 0
-    snapshot_given = False
+    snapshot_given = woken = False
     try:
         await to_thread.run_sync(eye.open, wakeup.from_other_thread)
         while True:
             wakeup.reset()
-            started = time.monotonic()
             try:
                 looks = await to_thread.run_sync(eye.look)
             except StoreError as error:
@@ -84,9 +85,10 @@ async def watch_store(
             else:
                 snapshot_given = True
                 yield StoreSnapshot(changes.models, changes.adapters, eye.mode)
-            regular = reconcile_s if eye.has_events else max(poll_s, (now - started) / MAX_IDLE_SHARE)
-            pause = regular if changes.retry_at is None else min(regular, changes.retry_at - now)
-            await wakeup.wait(max(pause, FIRST_RETRY_S / 2))
+            regular = reconcile_s if eye.has_events else max(poll_s, eye.cost_s / MAX_IDLE_SHARE)
+            retry = regular if changes.retry_at is None else changes.retry_at - now
+            echo = ECHO_S if woken else regular
+            woken = await wakeup.wait(max(min(regular, retry, echo), FIRST_RETRY_S / 2))
     finally:
         with anyio.CancelScope(shield=True):
             await to_thread.run_sync(eye.close)
@@ -103,11 +105,12 @@ class _Wakeup:
         """Forget what came before; to be called before a look, never after."""
         self._event = anyio.Event()
 
-    async def wait(self, timeout_s: float) -> None:
-        """Wait for the time, or for an event and what comes along with it."""
+    async def wait(self, timeout_s: float) -> bool:
+        """Wait for the time, or for an event and what comes along with it; says whether it was an event."""
         with anyio.move_on_after(timeout_s):
             await self._event.wait()
             await anyio.sleep(SETTLE_S)
+        return self._event.is_set()
 
     def from_other_thread(self) -> None:
         """Set the event."""
@@ -129,6 +132,8 @@ class _Eye:
         self._seen: dict[ModelName, tuple[ScannedManifest, Look]] = {}
         self.mode = ""
         """As in `StoreSnapshot.observer`."""
+        self.cost_s = 0.0
+        """Processor time of the last look."""
 
     @property
     def has_events(self) -> bool:
@@ -166,8 +171,10 @@ class _Eye:
                 self._observer.follow()
             except OSError:  # limits used up meanwhile: from now on by polling
                 self.close()
+        started = time.thread_time()
         scanned = self._store.scanner.scan()
         self._seen = {name: (found, self._look_at(name, found)) for name, found in scanned.items()}
+        self.cost_s = time.thread_time() - started
         return {name: look for name, (_, look) in self._seen.items()}
 
     def _look_at(self, name: ModelName, found: ScannedManifest) -> Look:
