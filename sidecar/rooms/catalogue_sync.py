@@ -63,9 +63,9 @@ class ReceivingSync:
                 self._to_want.append(short_id)
 
     def next_want(self) -> Want | None:
-        """The ids to ask for now."""
+        """The ids to ask for now: many at a time, because each question is one message of our pace."""
         room = MAX_WANTED - len(self._wanted)
-        if not self._to_want or room <= 0:
+        if not self._to_want or room < MAX_WANTED // 2:
             return None
         ids = tuple(self._to_want.popleft() for _ in range(min(room, len(self._to_want))))
         self._wanted.update(ids)
