@@ -11,7 +11,8 @@ from sidecar.rooms import messages as m
 from sidecar.rooms import session_events as events
 from sidecar.rooms.catalogue_sync import START
 from sidecar.rooms.ledger import MAX_REQUESTS, MAX_TABLE_REQUESTS
-from sidecar.rooms.session import MAX_SUBSCRIBED, State
+from sidecar.rooms.session import State
+from sidecar.rooms.session_blobs import MAX_SUBSCRIBED
 from sidecar.transfer.chunks import ChunkSet
 from tests.sidecar.catalogue.made import entry, withdrawal
 from tests.sidecar.rooms.conversation import DIGEST, Pair, drain, say, session, types

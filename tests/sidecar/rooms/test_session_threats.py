@@ -15,7 +15,8 @@ from sidecar.rooms import session_events as events
 from sidecar.rooms.catalogue_sync import START
 from sidecar.rooms.key import RoomKey, general_room_key
 from sidecar.rooms.ledger import MAX_REQUESTS, MAX_TABLE_REQUESTS
-from sidecar.rooms.session import MAX_VIOLATIONS, RoomSession, State
+from sidecar.rooms.session import RoomSession, State
+from sidecar.rooms.session_core import MAX_VIOLATIONS
 from tests.sidecar.catalogue.made import entry
 from tests.sidecar.rooms.conversation import (
     ALICE_KEY,
