@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
     from watchdog.events import FileSystemEvent
     from watchdog.observers.api import ObservedWatch
+
+# watchdog 7 warns when a folder made during `schedule` is met twice, by the walk and by its event. It then keeps one.
+DOUBLE_MEETING = "Callback with id "
+warnings.filterwarnings("ignore", message=DOUBLE_MEETING, category=RuntimeWarning)
 
 MOUNT_TABLE = Path("/proc/self/mountinfo")
 

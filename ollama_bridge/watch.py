@@ -74,8 +74,10 @@ async def watch_store(
                 await wakeup.wait(UNREADABLE_RETRY_S if failures == 1 else poll_s)
                 continue
             if failures >= 2:
+                failures = 0
                 yield StoreReadable()
                 await to_thread.run_sync(eye.open, wakeup.from_other_thread)  # the folders may be new ones
+                continue
             failures = 0
             now = time.monotonic()
             found = changes.update(looks, now=now)

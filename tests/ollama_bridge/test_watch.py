@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
     from watchdog.events import FileSystemEvent
 
-pytestmark = pytest.mark.anyio
+# pytest sets the filters anew for each test, so the one of `observe` is said again.
+pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings(f"ignore:{observe.DOUBLE_MEETING}:RuntimeWarning")]
 
 NEVER_S = 3600.0
 both_ways = pytest.mark.parametrize("observer", ["auto", "polling"])
