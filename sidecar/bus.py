@@ -47,9 +47,14 @@ class EventBus:
 
     @contextlib.asynccontextmanager
     async def subscribe(self, since: int | None = None) -> AsyncIterator[AsyncIterator[NumberedEvent]]:
-        """All events after number `since` that are remembered, then new ones. None: only new ones."""
+        """All events after number `since` that are remembered, then new ones. None: only new ones.
+
+        A number this run has not reached counts as 0.
+        """
         reader = _Reader()
         if since is not None:
+            if since > self._number:
+                since = 0  # of an earlier run of the daemon: everything of this one is news
             for numbered in self._recent:
                 if numbered.number > since:
                     reader.put(numbered)

@@ -47,14 +47,13 @@ from .trust.policy import Enforcement, Level, may_install
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from ollama_bridge.client import OllamaClient
     from ollama_bridge.registry import LoopbackRegistry
     from ollama_bridge.store import Store
 
-    from .catalogue.entry import Blob, SignedEntry
+    from .catalogue.entry import SignedEntry
     from .catalogue.journal import Journal
     from .catalogue.journal_thread import JournalThread
     from .control_types import GetOptions
@@ -215,10 +214,19 @@ class Installer:
             caps=self._caps,
             first_unit=int.from_bytes(self._own_key[:4], "little"),
             struck=self._banned,
+            ready=self._provide_parts,
         )
         fetching(fetch)
-        with self._network.attached(entry, pool), self._providing(fetch, digest, claimed):
-            return await fetch.run(), True
+        try:
+            with self._network.attached(entry, pool):
+                blob = await fetch.run()
+        except BaseException:
+            self._end_parts(digest)
+            raise
+        if fetch.table is not None:
+            opener = partial(open_regular, blob.path.parent, (blob.path.name,))
+            self._provider.register(digest, blob.size, fetch.table, opener)
+        return blob, True
 
     def _from_store(self, digest: Digest, size: int) -> VerifiedBlob | None:
         if self._store is None or not self._store.has_blob(digest, size):
@@ -332,9 +340,18 @@ class Installer:
         await self._journal.run(lambda journal: journal.save_held(row))
         await self._network.set_held(blob.digest, True)
 
-    def _providing(self, fetch: Fetch, digest: Digest, claimed: Blob) -> AbstractContextManager[None]:
+    def _provide_parts(self, fetch: Fetch) -> None:
         """Provide the chunks we have while the rest is still coming."""
-        return _Providing(fetch, digest, claimed.size, self._provider, self._network)
+        path, table, have = fetch.data_path, fetch.table, fetch.have
+        if path is not None and table is not None and have is not None:
+            opener = partial(open_regular, path.parent, (path.name,))
+            self._provider.register(fetch.spec.digest, fetch.spec.size, table, opener, have)
+
+    def _end_parts(self, digest: Digest) -> None:
+        blob = self._provider.blob(digest)
+        if blob is not None and blob.have is not None:
+            self._provider.withdraw(digest)
+            self._network.holdings_changed(digest)
 
     # --- quota -----------------------------------------------------------------------------------------------------------
 
@@ -375,33 +392,6 @@ class Installer:
 
         await self._journal.run(forget)
         return row, removed
-
-
-class _Providing:
-    """Registers a running fetch with the provider as soon as its table is known."""
-
-    def __init__(self, fetch: Fetch, digest: Digest, size: int, provider: Provider, network: RoomNetwork) -> None:
-        self._fetch = fetch
-        self._digest = digest
-        self._size = size
-        self._provider = provider
-        self._network = network
-
-    def __enter__(self) -> None:
-        self._fetch.on_ready = self._register
-
-    def __exit__(self, *exc: object) -> None:
-        blob = self._provider.blob(self._digest)
-        if exc[0] is not None and blob is not None and blob.have is not None:
-            self._provider.withdraw(self._digest)
-            self._network.holdings_changed(self._digest)
-
-    def _register(self) -> None:
-        path, table, have = self._fetch.data_path, self._fetch.table, self._fetch.have
-        if path is not None and table is not None and have is not None:
-            self._provider.register(
-                self._digest, self._size, table, partial(open_regular, path.parent, (path.name,)), have
-            )
 
 
 def _check_claims(path: Path, entry: SignedEntry) -> None:

@@ -81,7 +81,7 @@ class LanNetwork:
             if self._listener is not None:
                 tasks.start_soon(self._accept, self._listener)
             for address in peers:
-                tasks.start_soon(self._dial_for_ever, address)
+                tasks.start_soon(self.keep_connected, address)
             await anyio.sleep_forever()
 
     def mdns_found(self, peer: LanPeer) -> None:
@@ -89,7 +89,8 @@ class LanNetwork:
         if self._tasks is not None and peer.instance not in self._dialling:
             self._tasks.start_soon(self._dial_found, peer)
 
-    async def _dial_for_ever(self, address: Address) -> None:
+    async def keep_connected(self, address: Address) -> None:
+        """Dial, and dial again whenever the connection ended, until cancelled."""
         label = f"{address[0]}:{address[1]}"
         delay = REDIAL_FIRST_S
         while True:

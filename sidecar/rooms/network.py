@@ -325,6 +325,8 @@ class RoomNetwork:
             return False  # our own listener, found by mDNS or given with --peer
         if self._failed_proofs[connection.key] >= MAX_FAILED_PROOFS:
             return False
+        if self._keyring.standing(connection.key) is Standing.BLOCKED:
+            return False
         if (old := self.connections.get(connection.key)) is not None:
             return await self._replace(old, connection)
         if len(self.connections) >= self._max_peers:

@@ -77,6 +77,7 @@ class Fetch:
         caps: Download caps that apply to a source; none for the LAN if the user wishes so.
         first_unit: See `Scheduler`; a number of our own, such as the start of our public key.
         struck: Told the key of each source that was banned from this blob.
+        ready: Told once `table`, `have` and `data_path` are there, so that what comes can be provided to others.
     """
 
     def __init__(
@@ -93,12 +94,14 @@ class Fetch:
         caps: Callable[[ChunkSource], Sequence[TokenBucket]] = lambda source: (),
         first_unit: int = 0,
         struck: Callable[[bytes], None] = lambda key: None,
+        ready: Callable[[Fetch], None] = lambda fetch: None,
     ) -> None:
         self.spec = spec
         self.table = table
         self._pool, self._folder, self._blobs = sources, folder, blobs
         self._limits, self._policy = limits or FetchLimits(), policy or DiskPolicy()
         self._progress, self._caps, self._struck = progress, caps, struck
+        self._tell_ready = ready
         self._first_unit = first_unit
         self._partial: PartialFile | None = None
         self._scheduler: Scheduler | None = None
@@ -172,6 +175,7 @@ class Fetch:
                 self.spec.count, partial.have, limits=self._limits.scheduler, first_unit=self._first_unit
             )
             self._ready.set()
+            self._tell_ready(self)
             tasks.start_soon(self._refresh_holdings, tasks)
             tasks.start_soon(self._hash_behind, partial, self._scheduler)
             return await self._transfer(partial, self._scheduler)

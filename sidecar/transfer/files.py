@@ -38,14 +38,24 @@ def space(folder: Path) -> tuple[int, int]:
     return usage.total, usage.free
 
 
-def check_space(folder: Path, needed: int, measure: Callable[[Path], tuple[int, int]] = space) -> None:
+def default_reserve(total: int) -> int:
+    """Bytes to leave free on a disk of `total` bytes."""
+    return min(int(total * RESERVE_SHARE), RESERVE_BYTES)
+
+
+def check_space(
+    folder: Path,
+    needed: int,
+    measure: Callable[[Path], tuple[int, int]] = space,
+    reserve_of: Callable[[int], int] = default_reserve,
+) -> None:
     """Refuse what does not fit beside the reserve.
 
     Raises:
         DiskFull: With the figures.
     """
     total, free = measure(folder)
-    reserve = min(int(total * RESERVE_SHARE), RESERVE_BYTES)
+    reserve = reserve_of(total)
     if free - reserve < needed:
         raise DiskFull(
             f"{needed} more bytes are needed in {folder}, and of {free} free bytes {reserve} are kept as a reserve."

@@ -43,6 +43,8 @@ class DiskPolicy:
 
     measure: Callable[[Path], tuple[int, int]] = files.space
     """Total and free bytes of a folder's disk."""
+    reserve: Callable[[int], int] = files.default_reserve
+    """Bytes to leave free on a disk of that many bytes."""
     admit: Callable[[int], None] = lambda needed: None
     """Told the bytes still needed before any is written; raises `QuotaExceeded` to refuse."""
 
@@ -97,7 +99,7 @@ class PartialFile:
             self._journal = ChunkJournal(self._journal_fd, size, table.root_hex)
             self.have = self._load()
             self._policy.admit(self.missing_bytes)
-            files.check_space(self._home, self.missing_bytes, self._policy.measure)
+            files.check_space(self._home, self.missing_bytes, self._policy.measure, self._policy.reserve)
         except BaseException:
             self.close()
             raise
@@ -278,4 +280,4 @@ class PartialFile:
             self._since_write_back = 0
         if self._since_space_check >= SPACE_CHECK_BYTES:
             self._since_space_check = 0
-            files.check_space(self._home, self.missing_bytes, self._policy.measure)
+            files.check_space(self._home, self.missing_bytes, self._policy.measure, self._policy.reserve)

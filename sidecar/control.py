@@ -1,0 +1,433 @@
+"""The verbs a user has. API, CLI, tests and the Python facade call these and nothing below."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anyio import to_thread
+
+from ollama_bridge import install as bridge_install
+from ollama_bridge.adapters.inspect import describe_adapter
+from ollama_bridge.digests import Digest
+from ollama_bridge.errors import AdapterFormatError, OllamaBridgeError
+from ollama_bridge.nofollow import open_regular
+
+from . import __version__
+from .bridge_errors import bridge_errors
+from .catalogue.rows import RoomRow, Standing
+from .control_types import (
+    AdapterRow,
+    OllamaInfo,
+    PeerInfo,
+    PublisherInfo,
+    RoomInfo,
+    StatusInfo,
+    StoreInfo,
+    Suggestion,
+    UninstallResult,
+    VerifyReport,
+)
+from .errors import ConsentNeeded, NotFound, RoomError, ShareError
+from .events import RoomJoined, RoomLeft
+from .identity import read_aloud
+from .rooms.code import generate_code, normalise_code, room_link
+from .rooms.key import RoomKey, derive_room_key, general_room_key, local_room_key
+from .rooms.messages import EPOCH_BYTES
+from .rooms.network import JoinedRoom
+from .transfer.chunks import hash_chunks
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from .catalogue.entry import SignedEntry
+    from .catalogue.journal import Journal
+    from .control_types import (
+        DoctorLine,
+        GetOptions,
+        NumberedEvent,
+        RoomKind,
+        ShareOptions,
+        TransferInfo,
+        Trust,
+    )
+    from .parts import Parts
+
+GENERAL, LOCAL = "general", "local"
+MAX_LABEL_CHARS = 64
+CONSENT = (
+    "The general room is public. Everybody in it sees your IP address, your public key, the adapters you offer there and which "
+    "ones you fetch. What you do not share stays unseen, and you can leave at any time."
+)
+SHOWN_TRUST: dict[Standing, Trust] = {
+    Standing.UNKNOWN: "unknown",
+    Standing.TRUSTED: "trusted",
+    Standing.BLOCKED: "blocked",
+}
+
+
+async def ollama_info(parts: Parts) -> OllamaInfo:
+    """The Ollama we work for, asked now."""
+    try:
+        version = await parts.client.version()
+        route = await bridge_install.choose_route(parts.client, parts.registry)
+    except OllamaBridgeError as error:
+        return OllamaInfo(parts.client.url, False, None, None, str(error))
+    return OllamaInfo(parts.client.url, True, version, route.kind, route.reason)
+
+
+def store_info(parts: Parts) -> StoreInfo:
+    """Ollama's store as we see it."""
+    local, location = parts.local, parts.location
+    cause = local.cause or ("" if local.readable else location.reason)
+    return StoreInfo(str(location.path), location.kind, local.readable, len(local.models), len(local.adapters), cause)
+
+
+class SidecarControl:
+    """Implements `control_types.Control` over the parts of a running daemon."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        api_address: str,
+        listening: Callable[[], tuple[str, ...]],
+        examine: Callable[[], Awaitable[tuple[DoctorLine, ...]]],
+        rooms_changed: Callable[[], Awaitable[None]],
+    ) -> None:
+        """
+        Args:
+            api_address: Where the API listens, "host:port".
+            listening: Where peers of the local network connect.
+            examine: Runs the doctor's checks.
+            rooms_changed: Told after a room was joined or left, for announcements.
+        """
+        self._parts = parts
+        self._api_address = api_address
+        self._listening = listening
+        self._examine = examine
+        self._rooms_changed = rooms_changed
+        self._started = time.monotonic()
+
+    # --- state -------------------------------------------------------------------------------------------------------
+
+    async def status(self) -> StatusInfo:
+        """See `Control`."""
+        parts = self._parts
+        shares = await parts.journal.run(lambda journal: journal.shares())
+        return StatusInfo(
+            version=__version__,
+            pid=os.getpid(),
+            uptime_s=time.monotonic() - self._started,
+            key=parts.identity.fingerprint,
+            words=" ".join(parts.identity.words),
+            data_dir=str(parts.paths.root),
+            api=self._api_address,
+            listen=self._listening(),
+            ollama=await ollama_info(parts),
+            store=store_info(parts),
+            rooms=await self.rooms(),
+            peers=sum(1 for each in parts.network.connections.values() if each.proved),
+            entries=len({entry.id for room in parts.catalogue.rooms() for entry in parts.catalogue.entries(room)}),
+            shared=len(shares),
+            transfers=parts.transfers.running,
+            fetched_bytes=await to_thread.run_sync(parts.installer.fetched_bytes),
+            quota_bytes=parts.settings.quota,
+        )
+
+    async def doctor(self) -> tuple[DoctorLine, ...]:
+        """See `Control`."""
+        return await self._examine()
+
+    def events(self, since: int | None = None) -> AbstractAsyncContextManager[AsyncIterator[NumberedEvent]]:
+        """See `Control`."""
+        return self._parts.bus.subscribe(since)
+
+    # --- rooms ---------------------------------------------------------------------------------------------------------
+
+    async def rooms(self) -> tuple[RoomInfo, ...]:
+        """See `Control`."""
+        return tuple(self._room_info(room) for room in self._parts.network.rooms.values())
+
+    async def create_room(self, label: str | None) -> RoomInfo:
+        """See `Control`."""
+        code = generate_code()
+        key = await to_thread.run_sync(derive_room_key, code)
+        info = await self._enter(key, label or f"room-{key.room_id.hex()[:6]}", "private")
+        return replace(info, code=code, link=room_link(code))
+
+    async def join_room(self, room: str, *, label: str | None, consent: bool) -> RoomInfo:
+        """See `Control`."""
+        wanted = room.strip()
+        if wanted.lower() == LOCAL:
+            return await self._enter(local_room_key(), label or LOCAL, "local")
+        if wanted.lower() == GENERAL:
+            if not consent:
+                raise ConsentNeeded(CONSENT, "Agree with --yes, or use a private room or the `local` room instead.")
+            return await self._enter(general_room_key(), label or GENERAL, "general")
+        key = await to_thread.run_sync(derive_room_key, normalise_code(wanted))
+        return await self._enter(key, label or f"room-{key.room_id.hex()[:6]}", "private")
+
+    async def leave_room(self, room: str) -> RoomInfo:
+        """See `Control`."""
+        found = self._room(room)
+        info = self._room_info(found)
+        room_id = found.key.room_id
+        self._parts.network.leave(room_id)
+        self._parts.catalogue.close_room(room_id)
+        await self._parts.journal.run(lambda journal: journal.remove_room(room_id))
+        self._parts.bus.emit(RoomLeft(found.id_hex, found.label))
+        await self._rooms_changed()
+        return info
+
+    async def _enter(self, key: RoomKey, label: str, kind: RoomKind) -> RoomInfo:
+        if (joined := self._parts.network.rooms.get(key.room_id)) is not None:
+            return self._room_info(joined)
+        if not label.strip() or len(label) > MAX_LABEL_CHARS or not label.isprintable():
+            raise RoomError(f"A label has 1 to {MAX_LABEL_CHARS} printable characters.", "Choose one with --label.")
+        if kind == "private" and label.lower() in (GENERAL, LOCAL):
+            raise RoomError(f"{label!r} is the name of a room everybody has.", "Choose another one with --label.")
+        epoch, now = secrets.token_bytes(EPOCH_BYTES), time.time()
+        row = RoomRow(key.room_id, label, kind, key.secret, epoch, 0, now)
+        await self._parts.journal.run(lambda journal: journal.save_room(row))
+        self._parts.catalogue.open_room(key.room_id, epoch=epoch)
+        room = JoinedRoom(key, label, kind, now)
+        self._parts.network.join(room)
+        self._parts.bus.emit(RoomJoined(room.id_hex, label))
+        await self._rooms_changed()
+        return self._room_info(room)
+
+    def _room(self, text: str) -> JoinedRoom:
+        wanted = text.strip().lower()
+        rooms = self._parts.network.rooms.values()
+        found = [room for room in rooms if wanted in (room.label.lower(), room.id_hex)]
+        if not found:
+            labels = ", ".join(room.label for room in rooms) or "none"
+            raise NotFound(f"We are in no room {text[:80]!r}.", f"Rooms joined: {labels}.")
+        return found[0]
+
+    def _room_info(self, room: JoinedRoom) -> RoomInfo:
+        network, catalogue = self._parts.network, self._parts.catalogue
+        room_id = room.key.room_id
+        kind: RoomKind = "general" if room.kind == GENERAL else "local" if room.kind == LOCAL else "private"
+        return RoomInfo(
+            room.id_hex, room.label, kind, len(network.links(room_id)), len(catalogue.entries(room_id)), room.joined_at
+        )
+
+    # --- adapters ------------------------------------------------------------------------------------------------------
+
+    async def adapters(
+        self, *, room: str | None = None, fits: bool = False, local: bool = False
+    ) -> tuple[AdapterRow, ...]:
+        """See `Control`."""
+        chosen = None if room is None else {self._room(room).key.room_id}
+        installs = await self._parts.journal.run(lambda journal: journal.installs())
+        installed = {(row.publisher, row.digest): row.name for row in installs}
+        rows = [self._row(entry, installed) for entry in self._entries(chosen)]
+        return tuple(
+            row for row in rows if (not fits or row.fits) and (not local or row.local) and row.trust != "blocked"
+        )
+
+    def _entries(self, room_ids: set[bytes] | None) -> list[SignedEntry]:
+        """The newest entry of each adapter, by name."""
+        catalogue = self._parts.catalogue
+        newest: dict[tuple[bytes, str], SignedEntry] = {}
+        for room_id in catalogue.rooms() if room_ids is None else room_ids:
+            for entry in catalogue.entries(room_id):
+                key = (entry.publisher, entry.name.lower())
+                if key not in newest or newest[key].version < entry.version:
+                    newest[key] = entry
+        return sorted(newest.values(), key=lambda entry: (entry.name.lower(), entry.publisher))
+
+    def _row(self, signed: SignedEntry, installed: dict[tuple[bytes, str], str]) -> AdapterRow:
+        parts, entry = self._parts, signed.entry
+        own = signed.publisher == parts.identity.key_pair.public_key
+        bases = parts.local.bases(Digest.parse(entry.base.digest))
+        rooms = [
+            parts.network.rooms[each].label for each in parts.catalogue.rooms_of(signed) if each in parts.network.rooms
+        ]
+        return AdapterRow(
+            ref=signed.ref,
+            name=entry.name,
+            version=entry.version,
+            publisher=signed.publisher.hex(),
+            rooms=tuple(sorted(rooms)),
+            digest=entry.blob.digest,
+            size=entry.blob.size,
+            base=entry.base.name,
+            base_digest=entry.base.digest,
+            fits=bool(bases) if parts.local.known.is_set() else None,
+            sources=parts.network.sources(signed),
+            trust="own" if own else SHOWN_TRUST[parts.keyring.standing(signed.publisher)],
+            installed_as=installed.get((signed.publisher, entry.blob.digest)),
+            entry=signed.id.hex(),
+            publisher_name=parts.keyring.label(signed.publisher),
+            description=entry.description,
+            license=entry.license,
+            tags=entry.tags,
+            architecture=entry.base.architecture,
+            created=entry.created,
+            local=own,
+        )
+
+    async def _rows_of(self, entries: list[SignedEntry]) -> tuple[AdapterRow, ...]:
+        installs = await self._parts.journal.run(lambda journal: journal.installs())
+        installed = {(row.publisher, row.digest): row.name for row in installs}
+        return tuple(self._row(entry, installed) for entry in entries)
+
+    async def share(self, what: str, room: str, options: ShareOptions) -> AdapterRow:
+        """See `Control`."""
+        joined = self._room(room)
+        if not what.strip():
+            raise ShareError("Nothing was named.", "Name an adapter model, an adapter file or a PEFT folder.")
+        signed = await self._parts.publisher.share(what, joined, options)
+        return (await self._rows_of([signed]))[0]
+
+    async def share_all(self, room: str, *, on: bool) -> RoomInfo:
+        """See `Control`."""
+        joined = self._room(room)
+        await self._parts.publisher.share_everything(joined, on=on)
+        return self._room_info(joined)
+
+    async def unshare(self, name: str, room: str | None = None) -> tuple[AdapterRow, ...]:
+        """See `Control`."""
+        joined = None if room is None else self._room(room)
+        shares = await self._parts.journal.run(lambda journal: journal.shares())
+        labels = {each.key.room_id: each.label for each in self._parts.network.rooms.values() if joined in (None, each)}
+        told = next((row for row in shares if name.lower() in (row.name.lower(), row.source.lower())), None)
+        rooms = () if told is None else tuple(sorted(labels[each] for each in told.rooms if each in labels))
+        withdrawn = await self._parts.publisher.unshare(name, joined)
+        return tuple(replace(row, rooms=rooms) for row in await self._rows_of(withdrawn))
+
+    async def suggestions(self, ref: str) -> tuple[Suggestion, ...]:
+        """See `Control`."""
+        signed = self._parts.catalogue.resolve(ref)
+        suggest = signed.entry.suggest
+        template, system = "", ""
+        bases = self._parts.local.bases(Digest.parse(signed.entry.base.digest))
+        if bases:
+            with bridge_errors():
+                shown = await self._parts.client.show(bases[0])
+            template, system = shown.template, shown.system
+        found = []
+        if suggest.template is not None and suggest.template != template:
+            found.append(Suggestion("template", template, suggest.template))
+        if suggest.system is not None and suggest.system != system:
+            found.append(Suggestion("system", system, suggest.system))
+        for key, value in suggest.parameters.items():
+            text = ", ".join(value) if isinstance(value, tuple) else str(value)
+            found.append(Suggestion(f"parameters.{key}", "", text))
+        return tuple(found)
+
+    async def get(self, ref: str, options: GetOptions) -> TransferInfo:
+        """See `Control`."""
+        return self._parts.transfers.start(self._parts.catalogue.resolve(ref), options)
+
+    async def transfers(self) -> tuple[TransferInfo, ...]:
+        """See `Control`."""
+        return self._parts.transfers.list()
+
+    async def transfer(self, transfer: str) -> TransferInfo:
+        """See `Control`."""
+        return self._parts.transfers.get(transfer)
+
+    async def cancel(self, transfer: str) -> TransferInfo:
+        """See `Control`."""
+        return self._parts.transfers.cancel(transfer)
+
+    async def uninstall(self, name: str) -> UninstallResult:
+        """See `Control`."""
+        row, removed = await self._parts.installer.uninstall(name)
+        return UninstallResult(row.name, row.digest, removed)
+
+    async def verify(self, path: str) -> VerifyReport:
+        """See `Control`."""
+        file = Path(path)
+        if not file.is_absolute() or not await to_thread.run_sync(file.is_file):
+            raise NotFound(f"There is no file {path[:500]}.", "Check the path.")
+        return await to_thread.run_sync(self._verify, file)
+
+    def _verify(self, path: Path) -> VerifyReport:
+        real = path.resolve()
+        problems = []
+        info = None
+        with closing(open_regular(real.parent, (real.name,))) as file:
+            size = os.fstat(file.fileno()).st_size
+            digest, table = hash_chunks(file, size)
+            try:
+                info = describe_adapter(file)
+            except AdapterFormatError as error:
+                problems.append(str(error))
+        offered = [entry for entry in self._entries(None) if entry.entry.blob.digest == str(digest)]
+        for entry in offered:
+            if info is not None and entry.entry.adapter.shapes != info.shapes:
+                problems.append(f"{entry.ref} claims other tensors for these bytes.")
+            if entry.entry.blob.chunks != table.root_hex:
+                problems.append(f"{entry.ref} claims other chunks for these bytes.")
+        return VerifyReport(
+            path=str(path),
+            digest=str(digest),
+            size=size,
+            ok=not problems,
+            format=None if info is None else info.format,
+            architecture=None if info is None else info.architecture,
+            rank=None if info is None else info.rank,
+            tensors=None if info is None else info.tensors,
+            entries=tuple(entry.ref for entry in offered),
+            problems=tuple(problems),
+        )
+
+    # --- people ----------------------------------------------------------------------------------------------------------
+
+    async def peers(self) -> tuple[PeerInfo, ...]:
+        """See `Control`."""
+        parts = self._parts
+        now = time.monotonic()
+        found = []
+        for connection in parts.network.connections.values():
+            rooms = [parts.network.rooms[link.room_id].label for link in connection.proved]
+            entries = {short_id for link in connection.proved for short_id in link.offers}
+            found.append(
+                PeerInfo(
+                    key=connection.key.hex(),
+                    words=" ".join(read_aloud(connection.key)),
+                    address=connection.address,
+                    rooms=tuple(sorted(rooms)),
+                    trust=SHOWN_TRUST[parts.keyring.standing(connection.key)],
+                    entries=len(entries),
+                    received_bytes=connection.received_bytes,
+                    sent_bytes=connection.sent_bytes,
+                    connected_s=now - connection.connected_at,
+                )
+            )
+        return tuple(found)
+
+    async def trust(self, key: str) -> PublisherInfo:
+        """See `Control`."""
+        return await self._decide(key, Standing.TRUSTED)
+
+    async def block(self, key: str) -> PublisherInfo:
+        """See `Control`."""
+        info = await self._decide(key, Standing.BLOCKED)
+        connection = self._parts.network.connections.get(bytes.fromhex(info.key))
+        if connection is not None:
+            await connection.close("the peer is blocked")
+        return info
+
+    async def _decide(self, text: str, standing: Standing) -> PublisherInfo:
+        parts = self._parts
+        known = {entry.publisher for entry in self._entries(None)} | set(parts.network.connections)
+        key = parts.keyring.find(text, known)
+
+        def work(_: Journal) -> None:
+            decide = parts.keyring.trust if standing is Standing.TRUSTED else parts.keyring.block
+            decide(key, time.time())
+
+        await parts.journal.run(work)
+        return PublisherInfo(key.hex(), " ".join(read_aloud(key)), SHOWN_TRUST[standing], parts.keyring.label(key))

@@ -1,0 +1,1 @@
+"""The daemon: parts put together, started in order, stopped within five seconds."""

@@ -1,0 +1,51 @@
+"""The parts of a running daemon, for those who need several of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ollama_bridge.client import OllamaClient
+    from ollama_bridge.location import StoreLocation
+    from ollama_bridge.registry import LoopbackRegistry
+    from ollama_bridge.store import Store
+
+    from .bus import EventBus
+    from .catalogue.catalogue import Catalogue
+    from .catalogue.journal_thread import JournalThread
+    from .config import Settings
+    from .identity import Identity
+    from .install import Installer
+    from .local_models import LocalModels
+    from .metrics import Metrics
+    from .paths import DataPaths
+    from .publish import Publisher
+    from .rooms.network import RoomNetwork
+    from .transfer.provide import Provider
+    from .transfers import Transfers
+    from .trust.keyring import Keyring
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Made by `daemon.assemble`."""
+
+    settings: Settings
+    paths: DataPaths
+    identity: Identity
+    bus: EventBus
+    metrics: Metrics
+    client: OllamaClient
+    location: StoreLocation
+    store: Store | None
+    registry: LoopbackRegistry
+    local: LocalModels
+    journal: JournalThread
+    keyring: Keyring
+    catalogue: Catalogue
+    provider: Provider
+    network: RoomNetwork
+    publisher: Publisher
+    installer: Installer
+    transfers: Transfers
