@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -142,14 +143,17 @@ class OllamaClient:
         self._work_timeout = httpx.Timeout(limits.work, connect=limits.connect)
         # A proxy for loopback would be a stranger between us and Ollama; elsewhere the user's proxies apply.
         trust_env = not self.is_loopback
+        # Reading the system's certificates takes 50 ms a client; over plain http there is nothing to check them with.
+        verify: ssl.SSLContext | bool = self.url.startswith("https:") or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._http = httpx.AsyncClient(
             base_url=self.url,
+            verify=verify,
             trust_env=trust_env,
             follow_redirects=False,
             timeout=httpx.Timeout(limits.answer, connect=limits.connect),
         )
         self._ollama = ollama.AsyncClient(
-            host=self.url, trust_env=trust_env, follow_redirects=False, timeout=self._work_timeout
+            host=self.url, verify=verify, trust_env=trust_env, follow_redirects=False, timeout=self._work_timeout
         )
 
     async def __aenter__(self) -> Self:
@@ -234,6 +238,7 @@ class OllamaClient:
             OllamaRejected: Ollama's answer (400 digest mismatch, 500 disk full), or 0 when the file is not what the
                 caller said.
         """
+        _require((await anyio.Path(source).stat()).st_size == size, digest)
         headers = {"content-length": str(size), "content-type": "application/octet-stream"}
         with self._translated():
             async with await anyio.open_file(source, "rb") as file:
@@ -428,11 +433,15 @@ async def _checked_blocks(
         if progress is not None:
             progress(sent)
         held = following
-    if sent + len(held) != size or state.hexdigest() != digest.hex:
-        raise OllamaRejected(0, f"The file for {digest.short} changed while it was read. Fetch it again.")
+    _require(sent + len(held) == size and state.hexdigest() == digest.hex, digest)
     yield held
     if progress is not None:
         progress(size)
+
+
+def _require(is_same: bool, digest: Digest) -> None:
+    if not is_same:
+        raise OllamaRejected(0, f"The file for {digest.short} is another or changed while it was read. Fetch it again.")
 
 
 async def _read_to_success(lines: AsyncIterator[Any], progress: ProgressCallback | None) -> None:

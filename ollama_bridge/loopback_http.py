@@ -100,13 +100,9 @@ class HttpServer:
         self._places = anyio.Semaphore(MAX_CONNECTIONS)
 
     async def __aenter__(self) -> Self:
+        listener = await self._listen()  # before the task group, which would wrap the error of a taken port
         self._tasks = await anyio.create_task_group().__aenter__()
-        try:
-            await self.start()
-        except BaseException as error:
-            self._tasks.cancel_scope.cancel()
-            await self._tasks.__aexit__(type(error), error, error.__traceback__)
-            raise
+        self._begin(listener)
         return self
 
     async def __aexit__(
@@ -122,9 +118,15 @@ class HttpServer:
         Raises:
             OSError: The port is taken or not ours to take.
         """
-        assert self._tasks is not None
+        self._begin(await self._listen())
+
+    async def _listen(self) -> anyio.abc.Listener[SocketStream]:
         listener = await anyio.create_tcp_listener(local_host=self.host, local_port=self.port)
         self.port = listener.extra(SocketAttribute.local_port)  # noqa: S610  # anyio, not Django
+        return listener
+
+    def _begin(self, listener: anyio.abc.Listener[SocketStream]) -> None:
+        assert self._tasks is not None
         self._serving = anyio.CancelScope()
         self._stopped = anyio.Event()
         self._tasks.start_soon(self._serve, listener, self._serving, self._stopped)
@@ -196,14 +198,12 @@ class _Connection:
             return Response(500)
 
     async def request_body(self) -> AsyncIterator[bytes]:
-        while True:
+        while self._http.their_state is h11.SEND_BODY:
             if self._http.they_are_waiting_for_100_continue:
                 await self._send(h11.InformationalResponse(status_code=100, headers=[]))
             event = await self._next_event()
             if isinstance(event, h11.Data):
                 yield bytes(event.data)
-            else:
-                return
 
     async def _next_request(self) -> Request | None:
         with anyio.move_on_after(IDLE_S):
@@ -211,11 +211,14 @@ class _Connection:
             if not isinstance(event, h11.Request):
                 return None
             target = urlsplit(event.target.decode("ascii", "replace"))
+            headers = {name.decode("ascii"): value.decode("latin-1") for name, value in event.headers}
+            if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
+                self._http.next_event()  # the end of a body that is not there; from here on a hang-up can be seen
             return Request(
                 method=event.method.decode("ascii"),
                 path=unquote(target.path),
                 query=dict(parse_qsl(target.query, keep_blank_values=True)),
-                headers={name.decode("ascii"): value.decode("latin-1") for name, value in event.headers},
+                headers=headers,
                 _connection=self,
             )
         return None

@@ -95,9 +95,12 @@ async def install_adapter(
     except BaseException:
         await roll_back(client, install.attempt, install.make_model)
         raise
-    await install.clean_up()
+    # The model stands. Who cancels now gets the result, not an exception about something that happened.
+    with anyio.CancelScope(shield=True):
+        await install.clean_up()
+        manifest_digest = await _manifest_digest(client, plan.wanted)
     say(Progress("installed"))
-    return Installed(plan.wanted, install.route, await _manifest_digest(client, plan.wanted))
+    return Installed(plan.wanted, install.route, manifest_digest)
 
 
 class _Install:
@@ -165,12 +168,11 @@ class _Install:
 
     async def clean_up(self) -> None:
         """Remove the helpers. The install stands even if this fails: `recover` does it then."""
-        with anyio.CancelScope(shield=True):
-            for name in self.attempt.one_time:
-                try:
-                    await delete_if_there(self._client, name)
-                except OllamaBridgeError:
-                    self._say(Progress("a temporary name stays until the next start"))
+        for name in self.attempt.one_time:
+            try:
+                await delete_if_there(self._client, name)
+            except OllamaBridgeError:
+                self._say(Progress("a temporary name stays until the next start"))
 
     async def _ensure_blob(self) -> None:
         layer = self._plan.layer
@@ -224,7 +226,8 @@ def _say_nothing(progress: Progress) -> None:
 
 
 async def _manifest_digest(client: OllamaClient, name: ModelName) -> Digest | None:
-    for model in await client.tags():
-        if model.name.folded == name.folded and len(model.manifest_digest) == 64:
-            return Digest(model.manifest_digest)
-    return None
+    try:
+        listed = {model.name.folded: model.manifest_digest for model in await client.tags()}
+        return Digest(listed[name.folded])
+    except (OllamaBridgeError, KeyError):
+        return None  # a comfort for uninstall; the install itself is done

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from ollama_bridge.errors import OllamaBridgeError, OllamaRejected, OllamaUnavailable
-from ollama_bridge.install.recover import delete_if_there
+from ollama_bridge.install.recover import delete_surely
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ollama_bridge.names import ModelName
 
 RETURN_S = 30.0  # how long a restarting Ollama is waited for; `systemctl restart ollama` takes about 2 s
+MAX_TRIES = 3
 SETTLE_S = 0.2  # a cancelled pull may write its manifest after our connection closed; then it is deleted once more
 
 logger = logging.getLogger(__name__)
@@ -47,10 +48,10 @@ async def roll_back(client: OllamaClient, attempt: Attempt, make_again: Callable
     """
     with anyio.CancelScope(shield=True):
         try:
-            await _when_back(client, lambda: _restore_wanted(client, attempt))
-            await _when_back(client, lambda: _remove_one_time(client, attempt))
-            if attempt.uploaded and await client.has_blob(attempt.plan.layer.digest):
-                await _remove_orphan(client, attempt, make_again)
+            await _when_back(lambda: _restore_wanted(client, attempt))
+            await _when_back(lambda: _remove_one_time(client, attempt))
+            if attempt.uploaded:
+                await _when_back(lambda: _remove_orphan(client, attempt, make_again))
         except OllamaBridgeError as error:
             logger.warning("an install could not be taken back yet, the next start will: %s", error)
 
@@ -61,19 +62,20 @@ async def _restore_wanted(client: OllamaClient, attempt: Attempt) -> None:
     if attempt.backup is not None:
         await client.copy(attempt.backup, attempt.plan.wanted)
     elif attempt.plan.replaces is None:
-        await delete_if_there(client, attempt.plan.wanted)
+        await delete_surely(client, attempt.plan.wanted, attempt.plan.base)
 
 
 async def _remove_one_time(client: OllamaClient, attempt: Attempt) -> None:
-    names = [*attempt.one_time, *([attempt.backup] if attempt.backup else [])]
-    for name in names:
-        if not await delete_if_there(client, name):
+    for name in attempt.one_time:
+        if not await delete_surely(client, name, attempt.plan.base):
             await anyio.sleep(SETTLE_S)
-            await delete_if_there(client, name)
+            await delete_surely(client, name, attempt.plan.base)
 
 
 async def _remove_orphan(client: OllamaClient, attempt: Attempt, make_again: Callable[[], Awaitable[object]]) -> None:
     digest = attempt.plan.layer.digest
+    if not await client.has_blob(digest):
+        return
     try:
         await make_again()
     except OllamaBridgeError as error:
@@ -81,10 +83,10 @@ async def _remove_orphan(client: OllamaClient, attempt: Attempt, make_again: Cal
     await _remove_one_time(client, attempt)
 
 
-async def _when_back(client: OllamaClient, action: Callable[[], Awaitable[None]]) -> None:
-    """Do something, waiting for an Ollama that is restarting."""
+async def _when_back(action: Callable[[], Awaitable[None]]) -> None:
+    """Do something, waiting for an Ollama that is restarting and bearing with one that fails now and then."""
     deadline = anyio.current_time() + RETURN_S
-    pause = 0.05
+    pause, tries = 0.05, MAX_TRIES
     while True:
         try:
             await action()
@@ -92,8 +94,9 @@ async def _when_back(client: OllamaClient, action: Callable[[], Awaitable[None]]
         except OllamaUnavailable:
             if anyio.current_time() > deadline:
                 raise
-        except OllamaRejected as error:
-            if error.status < 500 or anyio.current_time() > deadline:
+        except OllamaRejected:
+            tries -= 1
+            if tries == 0:
                 raise
         await anyio.sleep(pause)
         pause = min(pause * 2, 1.0)

@@ -152,8 +152,8 @@ class StandInStore:
             raise ApiError(500, f"mkdir {name.host}: The directory name is invalid.")
         path = self.manifest_path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.take_space(len(data))
         with path.open("wb") as file:
+            self.take_space(len(data))  # a full disk leaves an empty manifest behind, and that one cannot be deleted
             if self.faults.split_manifest_s:
                 file.write(data[: len(data) // 2])
                 file.flush()

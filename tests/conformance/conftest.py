@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conformance.lab import SERVERS, Lab, make_fixtures, open_lab
+from tests.conformance.lab import SERVERS, Lab, open_lab
+from tests.fixtures.make_fixtures import make_fixtures
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_fixtures(tmp_path_factory.mktemp("fixtures"))
+    folder = tmp_path_factory.mktemp("fixtures")
+    make_fixtures(folder)
+    return folder
 
 
 @pytest.fixture(params=SERVERS)

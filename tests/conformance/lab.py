@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import subprocess
-import sys
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,13 +38,6 @@ CONFIG = json.dumps(
     }
 ).encode()
 TEMPLATE = b"{{ .Prompt }}"
-
-
-def make_fixtures(folder: Path) -> Path:
-    """The small models and adapters, made once per test session."""
-    script = Path(__file__).parents[1] / "fixtures" / "make_fixtures.py"
-    subprocess.run([sys.executable, str(script), str(folder)], check=True, capture_output=True)
-    return folder
 
 
 def layer_of(path: Path, media_type: str) -> Layer:
