@@ -7,15 +7,13 @@ the scheduler's `total_in_flight`.
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 from anyio import to_thread
 
 from sidecar.errors import BlobMismatch, ChunkMismatch, NoProviders, SidecarError, TransferCancelled
-from sidecar.transfer.chunks import CHUNK_BYTES, ChunkTable
+from sidecar.transfer.chunks import CHUNK_BYTES
 from sidecar.transfer.fetch_types import BlobSpec, FetchLimits, Progress, SpeedMeter
 from sidecar.transfer.partial import DiskPolicy, PartialFile, WriteReport
 from sidecar.transfer.peer import Peer
@@ -23,6 +21,7 @@ from sidecar.transfer.pool import HoldingsChanged, SourceJoined, SourcePool
 from sidecar.transfer.scheduler import Scheduler
 from sidecar.transfer.scheduler_events import Arrival, Request, SourceBanned
 from sidecar.transfer.source import ReceivedChunk, SourceLost, SourceRefused
+from sidecar.transfer.table_search import TableSearch
 from sidecar.transfer.verified import VerifiedBlob, verify_file
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from sidecar.transfer.bandwidth import TokenBucket
-    from sidecar.transfer.chunks import ChunkSet
+    from sidecar.transfer.chunks import ChunkSet, ChunkTable
     from sidecar.transfer.source import ChunkSource
 
 T = TypeVar("T")
@@ -42,8 +41,6 @@ BATCH_CHUNKS = 64
 GOOD_BATCH_CHUNKS = 16
 LINGER_S = 0.01
 """How long a small batch waits to grow: a thread hop costs as much as hashing two chunks."""
-TABLES_AT_ONCE = 4
-"""Sources asked for the table at the same time: several, because some may be silent; few, because it can be 64 MiB."""
 HASH_CHUNKS = 64
 """Chunks hashed into the whole-file hash per worker-thread call: a few milliseconds, so cancelling stays quick."""
 
@@ -97,7 +94,6 @@ class Fetch:
         ready: Callable[[Fetch], None] = lambda fetch: None,
     ) -> None:
         self.spec = spec
-        self.table = table
         self._pool, self._folder, self._blobs = sources, folder, blobs
         self._limits, self._policy = limits or FetchLimits(), policy or DiskPolicy()
         self._progress, self._caps, self._struck = progress, caps, struck
@@ -106,8 +102,7 @@ class Fetch:
         self._partial: PartialFile | None = None
         self._scheduler: Scheduler | None = None
         self._peers: dict[bytes, Peer] = {}
-        self._table_lies: Counter[bytes] = Counter()
-        self._table_turns = anyio.Semaphore(TABLES_AT_ONCE)
+        self._search = TableSearch(spec, self._limits, table)
         self._ready = anyio.Event()
         self._inbox: list[tuple[bytes, ReceivedChunk]] = []
         self._wake, self._enough = anyio.Event(), anyio.Event()
@@ -118,6 +113,11 @@ class Fetch:
         self._threads = anyio.CapacityLimiter(2)  # one writes, one hashes
         self._hash_failure: OSError | None = None
         self._written = anyio.Event()
+
+    @property
+    def table(self) -> ChunkTable | None:
+        """The chunk table, once it is known."""
+        return self._search.table
 
     @property
     def have(self) -> ChunkSet | None:
@@ -199,6 +199,7 @@ class Fetch:
         while self.table is None:
             self._check_patience(bool(self._peers))
             await self._sleep_until_woken(1.0)
+        self._progress_at = anyio.current_time()
 
     async def _transfer(self, partial: PartialFile, scheduler: Scheduler) -> VerifiedBlob:
         distrusted = False
@@ -291,7 +292,7 @@ class Fetch:
         waited = anyio.current_time() - since
         if waited < (self._limits.nothing_came_s if can_continue else self._limits.no_source_s):
             return
-        if self._table_lies or (self._scheduler and self._scheduler.any_banned):
+        if self._search.lies or (self._scheduler and self._scheduler.any_banned):
             raise ChunkMismatch(f"Peers sent wrong data for {self.spec.digest}, and nobody else holds what is missing.")
         if can_continue:
             raise NoProviders(f"Peers that hold {self.spec.digest} are connected, but for {waited:.0f} s nothing came.")
@@ -305,6 +306,7 @@ class Fetch:
             if isinstance(change, SourceJoined):
                 if replaced := self._peers.get(change.source.key):
                     replaced.scope.cancel()
+                    self._forget(replaced)
                 peer = self._peers[change.source.key] = Peer(change.source)
                 self._joined_at = anyio.current_time()
                 tasks.start_soon(self._run_peer, peer)
@@ -318,7 +320,8 @@ class Fetch:
         """Everything about one source, from its introduction to its end."""
         try:
             with peer.scope:
-                await self._learn_table(peer)
+                await self._search.learn(peer.source)
+                self._wake.set()
                 await self._ready.wait()
                 await self._ask_holdings(peer)
                 while True:
@@ -326,44 +329,20 @@ class Fetch:
         except SourceLost:
             pass
         finally:
-            if self._peers.get(peer.source.key) is peer:
-                del self._peers[peer.source.key]
-                if self._scheduler is not None:
-                    for ticket in self._scheduler.owed_by(peer.source.key):
-                        peer.cancel(ticket)
-                    self._scheduler.remove_source(peer.source.key)
-                self._wake.set()
+            if self._search.lies[peer.source.key] >= self._limits.scheduler.strikes:
+                self._struck(peer.source.key)
+            self._forget(peer)
 
-    async def _learn_table(self, peer: Peer) -> None:
-        """Ask for the chunk table, unless somebody gave the right one already. Liars are asked last."""
+    def _forget(self, peer: Peer) -> None:
+        """Take back what a source owes, unless another connection to the same peer took its place."""
         key = peer.source.key
-        while not self._table_known():
-            async with self._table_turns:
-                if self._table_known() or await self._ask_table(peer):
-                    self._wake.set()
-                    return
-            if self._table_lies[key] >= self._limits.scheduler.strikes:
-                self._struck(key)
-                raise SourceLost
-            await anyio.sleep(self._limits.retry_s)
-
-    def _table_known(self) -> bool:
-        return self.table is not None
-
-    async def _ask_table(self, peer: Peer) -> bool:
-        data = b""
-        with anyio.move_on_after(self._limits.answer_s):
-            try:
-                data = await peer.source.chunk_table(self.spec.digest, self.spec.count)
-            except SourceRefused:
-                return False
-        if len(data) == 32 * self.spec.count and hashlib.sha256(data).hexdigest() == self.spec.chunks_root:
-            self.table = ChunkTable(bytes(data))
-            self._progress_at = anyio.current_time()
-            return True
-        if data:
-            self._table_lies[peer.source.key] += 1
-        return False
+        if self._peers.get(key) is peer:
+            del self._peers[key]
+            if self._scheduler is not None:
+                for ticket in self._scheduler.owed_by(key):
+                    peer.cancel(ticket)
+                self._scheduler.remove_source(key)
+            self._wake.set()
 
     async def _ask_holdings(self, peer: Peer) -> None:
         """Learn what a source holds, and tell the scheduler."""
@@ -375,7 +354,7 @@ class Fetch:
                 holdings = await peer.source.holdings(self.spec.digest, self.spec.count)
                 if holdings.total == self.spec.count and self._peers.get(peer.source.key) is peer:
                     self._tell_holdings(peer, holdings)
-        except SourceLost:
+        except (SourceLost, SourceRefused):
             peer.scope.cancel()
         finally:
             peer.asking = False
@@ -387,7 +366,7 @@ class Fetch:
         if key in scheduler.sources:
             scheduler.update_holdings(key, holdings)
         else:
-            for _ in range(self._table_lies.pop(key, 0)):
+            for _ in range(self._search.lies.pop(key, 0)):
                 scheduler.strike(key)
             scheduler.add_source(key, holdings, now=anyio.current_time())
         peer.complete = holdings.complete

@@ -49,7 +49,7 @@ class ChunkSource(Protocol):
         """Public key of the peer; strikes are counted by it."""
 
     async def holdings(self, digest: Digest, count: int) -> ChunkSet:
-        """Which of the `count` chunks the peer says it holds now. Raises SourceLost."""
+        """Which of the `count` chunks the peer says it holds now. Raises SourceLost or SourceRefused."""
 
     async def chunk_table(self, digest: Digest, count: int) -> bytes:
         """The table as the peer sent it, unchecked and at most `32 * count` bytes. Raises SourceLost or SourceRefused."""

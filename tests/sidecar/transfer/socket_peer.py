@@ -89,6 +89,8 @@ class SocketSource:
                 self._answers.append(body)
         view[: self._filled - start] = view[start : self._filled]
         self._filled -= start
+        if self._filled == len(self._buffer):  # one frame larger than that: a chunk table
+            self._buffer = self._buffer + bytearray(self._filled)
         return chunks
 
 
