@@ -10,19 +10,17 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from sidecar.errors import CatalogueError, NotFound
+from sidecar.errors import NotFound
 
 from .entry import SignedEntry
 from .limits import MAX_ENTRIES_PER_PUBLISHER, MAX_ENTRIES_PER_ROOM, MAX_REMEMBERED_ADAPTERS
+from .refs import RefIndex
 from .room_catalogue import Changes, Record, RoomCatalogue
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from .withdrawal import Statement
-
-MIN_PREFIX_DIGITS = 8
-"""Shorter hex prefixes are refused: too likely to be a name, and cheap to make collide."""
 
 
 class Status(Enum):
@@ -195,50 +193,14 @@ class Catalogue:
         """Ids of the rooms that offer exactly this entry."""
         return tuple(room.room_id for room in self._rooms.values() if room.by_short_id(entry.short_id) is not None)
 
+    def refs(self, room_ids: Iterable[bytes] | None = None) -> RefIndex:
+        """The REFs of some rooms, or of all, as things stand now. Costs a walk over their entries."""
+        rooms = self._rooms if room_ids is None else room_ids
+        return RefIndex(entry for room_id in rooms for entry in self.entries(room_id))
+
     def resolve(self, ref: str, room_ids: Iterable[bytes] | None = None) -> SignedEntry:
-        """The entry a REF means: `name`, `publisher/name`, or a prefix of an entry id in hex.
-
-        Args:
-            room_ids: Where to look; all rooms by default.
-        Raises:
-            NotFound: Nothing matches.
-            CatalogueError: More than one adapter matches; a bare name never picks one of two publishers (T10).
-        """
-        entries = self._newest(self._rooms if room_ids is None else room_ids)
-        publisher, slash, name = ref.strip().rpartition("/")
-        prefix = (publisher if slash else name).lower()
-        is_prefix = len(prefix) >= MIN_PREFIX_DIGITS and all(digit in "0123456789abcdef" for digit in prefix)
-        if slash:
-            found = [e for e in entries if is_prefix and e.publisher.hex().startswith(prefix) and _named(e, name)]
-        else:
-            found = [e for e in entries if _named(e, name) or (is_prefix and e.id.hex().startswith(prefix))]
-        if not found:
-            raise NotFound(f"No room offers {ref[:200]!r}.")
-        if len(found) > 1:
-            raise CatalogueError(
-                f"{ref[:200]!r} can mean {len(found)} adapters: {', '.join(sorted(e.ref for e in found)[:8])}.",
-                "Name the publisher too, as in " + min(e.ref for e in found) + ".",
-            )
-        return found[0]
-
-    def shortest_ref(self, entry: SignedEntry) -> str:
-        """The shortest text by which `resolve` finds exactly this entry."""
-        for ref in (entry.name, entry.ref, f"{entry.publisher.hex()}/{entry.name}"):
-            try:
-                if self.resolve(ref).id == entry.id:
-                    return ref
-            except (NotFound, CatalogueError):
-                continue
-        return entry.id.hex()
-
-    def _newest(self, room_ids: Iterable[bytes]) -> list[SignedEntry]:
-        newest: dict[AdapterKey, SignedEntry] = {}
-        for room_id in room_ids:
-            for entry in self.entries(room_id):
-                key = adapter_key(entry.publisher, entry.name)
-                if key not in newest or newest[key].version < entry.version:
-                    newest[key] = entry
-        return list(newest.values())
+        """The entry a REF means; as `RefIndex.resolve`."""
+        return self.refs(room_ids).resolve(ref)
 
     def _room(self, room_id: bytes) -> RoomCatalogue:
         try:
@@ -283,7 +245,3 @@ class Catalogue:
         sequence = room.sequence + 1
         room.place(Record(statement, sequence, held))
         return Placement(room_id, sequence)
-
-
-def _named(entry: SignedEntry, name: str) -> bool:
-    return entry.name.lower() == name.lower()

@@ -79,7 +79,7 @@ def test_t10_same_name_two_keys_is_ambiguous_unless_the_publisher_is_named(catal
     ours, theirs = entry(key_pair=ALICE), entry(key_pair=BOB, version=9)
     put(catalogue, ours)
     assert catalogue.resolve("sql-lora") == ours
-    assert catalogue.shortest_ref(ours) == "sql-lora"
+    assert catalogue.refs().shortest(ours) == "sql-lora"
     put(catalogue, theirs)
     assert len(catalogue.entries(ROOM)) == 2
     with pytest.raises(CatalogueError) as refused:
@@ -88,7 +88,7 @@ def test_t10_same_name_two_keys_is_ambiguous_unless_the_publisher_is_named(catal
     assert theirs.ref in refused.value.cause
     assert catalogue.resolve(ours.ref) == ours
     assert catalogue.resolve(f"{BOB.public_key.hex()}/SQL-lora") == theirs
-    assert catalogue.shortest_ref(theirs) == theirs.ref
+    assert catalogue.refs().shortest(theirs) == theirs.ref
     assert catalogue.resolve(theirs.id.hex()[:10]) == theirs
 
 
@@ -218,3 +218,12 @@ def test_rooms_are_isolated(catalogue: Catalogue) -> None:
     assert catalogue.entries(OTHER) == []
     assert catalogue.position(OTHER)[1] == 0
     assert catalogue.rooms() == (ROOM, OTHER)
+
+
+def test_a_whole_listing_of_refs_is_one_walk(catalogue: Catalogue) -> None:
+    entries = [entry(name=f"n{number}", key_pair=key_pair) for number in range(200) for key_pair in (ALICE, BOB)]
+    for each in entries:
+        put(catalogue, each)
+    refs = catalogue.refs()
+    assert [refs.resolve(refs.shortest(each)) for each in entries] == entries
+    assert refs.shortest(entry(name="gone")) == entry(name="gone").id.hex()
