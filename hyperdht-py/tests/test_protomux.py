@@ -543,7 +543,7 @@ def test_t06_answering_releases_what_was_held(answer: str) -> None:
         else:
             created(mux).close()
         assert not mux.should_pause
-        assert mux._early_bytes == 0
+        assert mux.held_bytes == 0
 
 
 def test_t06_names_ids_and_batches_are_capped() -> None:
@@ -595,7 +595,7 @@ def test_any_messages_are_taken_or_raise_remote_protocol_error(messages: list[by
                         channel.open()
     except RemoteProtocolError:
         pass
-    assert mux._early_bytes <= 8192 + 1024
+    assert mux.held_bytes <= 8192 + 1024
     mux.connection_lost()
 
 
@@ -637,4 +637,4 @@ def test_two_honest_sides_never_fail_and_agree(steps: list[tuple[bool, str, str]
         assert is_open[0] == is_open[1]
     assert not muxes[0]._waiting
     assert not muxes[1]._waiting
-    assert muxes[0]._early_bytes == muxes[1]._early_bytes == 0
+    assert muxes[0].held_bytes == muxes[1].held_bytes == 0

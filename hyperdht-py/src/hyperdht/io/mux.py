@@ -9,7 +9,7 @@ async with Protomux(stream) as mux:
 # ruff: noqa: A002 - `id` and `type` are the protocol's own words
 
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self, cast
@@ -212,7 +212,7 @@ class Protomux:
         return mux_channel
 
     @asynccontextmanager
-    async def cork(self) -> AsyncIterator[None]:
+    async def cork(self) -> AsyncGenerator[None]:
         """Everything sent inside the block goes out as one batch at its end."""
         self._mux.cork()
         try:

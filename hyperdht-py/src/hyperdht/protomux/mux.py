@@ -37,7 +37,7 @@ class _RemoteOpen:
     handshake: bytes
     key: Key
     channel: Channel | None = None
-    early: list[tuple[int, bytes]] = field(default_factory=list)
+    early: list[tuple[int, bytes]] = field(default_factory=list[tuple[int, bytes]])
     closed: bool = False
     """The peer closed it before we opened it."""
 
@@ -69,6 +69,11 @@ class Mux:
         self._open_keys: Counter[Key] = Counter()
         self._early_bytes = 0
         self._over = False
+
+    @property
+    def held_bytes(self) -> int:
+        """What is kept for channels that are not open here yet."""
+        return self._early_bytes
 
     @property
     def should_pause(self) -> bool:
