@@ -17,6 +17,7 @@ from sidecar.transfer.fetch_types import BlobSpec, FetchLimits, Progress
 from sidecar.transfer.partial import DiskPolicy, PartialFile
 from sidecar.transfer.pool import SourcePool
 from sidecar.transfer.scheduler_events import SchedulerLimits
+from sidecar.transfer.source import SourceLost
 from tests.sidecar.transfer.memory_source import Blob, Faults, MemorySource, make_blob
 
 if TYPE_CHECKING:
@@ -201,6 +202,33 @@ async def test_removed_source_is_not_asked_any_more(tmp_path: Path) -> None:
         await until(lambda: leaving.sent > 0)
         pool.remove(b"leaving")
     assert leaving.sent <= 64
+
+
+async def test_reconnected_peer_goes_on_and_is_not_struck(tmp_path: Path) -> None:
+    struck: list[bytes] = []
+    first = MemorySource(b"same", BLOB, delay=0.01)
+    pool = SourcePool([first])
+    running = Fetch(BLOB.spec, pool, tmp_path / "partial", tmp_path / "blobs", limits=QUICK, struck=struck.append)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(check, running)
+        await until(lambda: first.sent > 0)
+        second = honest(b"same")
+        pool.add(second)
+    assert second.asked
+    assert struck == []
+
+
+async def test_source_fails_while_it_is_asked(tmp_path: Path) -> None:
+    class Broken(MemorySource):
+        def request(self, digest: Digest, first: int, count: int) -> int:
+            raise SourceLost
+
+        async def chunk_table(self, digest: Digest, count: int) -> bytes:
+            raise SourceLost
+
+    await check(fetch(tmp_path, Broken(b"a", BLOB), honest()))
+    (tmp_path / "blobs" / BLOB.digest.file_name).unlink()
+    await check(fetch(tmp_path, Broken(b"a", BLOB), honest(), table=BLOB.table))
 
 
 async def test_nobody_at_all(tmp_path: Path) -> None:
