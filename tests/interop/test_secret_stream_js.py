@@ -115,7 +115,10 @@ async def test_100_mib_from_javascript(we_connect: bool) -> None:
 async def test_keep_alives_in_both_directions(we_connect: bool) -> None:
     limits = {"keep_alive_s": 0.05, "timeout_s": 1.0}
     async with connection(we_connect, {"keepAlive": 50}, **limits) as (stream, peer, _):
-        with pytest.raises(TimeoutError), anyio.fail_after(1.5):  # JavaScript's keep-alives hold it and are not seen
+        with (
+            pytest.raises(TimeoutError),
+            anyio.fail_after(1.5),
+        ):  # the keep-alive of JavaScript holds it and is not seen
             await stream.receive()
         assert peer.events("data") == []  # nor are ours over there
         await stream.send(b"alive")

@@ -4,8 +4,8 @@
         await stream.send(b"one message")
         for message in await stream.receive_many(): ...
 
-It starts no task of its own. Keep-alives are sent and time limits watched while a task waits in `receive`, and the owner of a
-connection always has one that does.
+It starts no task of its own. Keep-alive messages are sent and time limits watched while a task waits in `receive`, and the
+owner of a connection always has one that does.
 """
 
 import math

@@ -154,6 +154,7 @@ class Protomux:
         self._pairing: Counter[tuple[str, bytes | None]] = Counter()
         self._flush_lock = anyio.Lock()
         self._progress = anyio.Event()
+        self._closed = anyio.Event()
         self._full: set[MuxChannel] = set()
         self._task_group: anyio.abc.TaskGroup | None = None
         self.failure: Exception | None = None
@@ -228,6 +229,10 @@ class Protomux:
             if messages:
                 await self._stream.send_many(messages)
 
+    async def wait_closed(self) -> None:
+        """Wait until the connection is over; `failure` says why, unless the peer ended it properly."""
+        await self._closed.wait()
+
     def made_progress(self) -> None:
         """For `MuxChannel`: something was taken, so that reading may go on."""
         self._progress.set()
@@ -247,6 +252,7 @@ class Protomux:
         finally:
             self._mux.connection_lost()
             self._deliver()
+            self._closed.set()
             await self._stream.aclose()
 
     async def _wait_for_readers(self) -> None:

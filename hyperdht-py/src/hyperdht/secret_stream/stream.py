@@ -77,7 +77,7 @@ class SecretStreamMachine:
             remote_public_key: Whom we mean to talk to; another key ends the handshake with `HandshakeError`.
             handshake: The result of a handshake done elsewhere; the stream then starts with the headers.
             max_message_bytes: Longer messages of the peer are refused before they are buffered.
-            drop_empty: Swallow empty messages, which are the peer's keep-alives.
+            drop_empty: Swallow empty messages, by which the peer keeps the connection alive.
             ephemeral, header: For replaying recorded sessions. Never reuse one.
         """
         self.is_initiator = is_initiator

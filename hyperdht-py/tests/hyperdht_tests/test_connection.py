@@ -263,7 +263,7 @@ async def test_keep_alives_hold_an_idle_connection_and_are_not_seen() -> None:
     async with secret_pair(limits, limits) as (left, right), anyio.create_task_group() as task_group:
         for stream in (left, right):
             task_group.start_soon(stream.receive)
-        await anyio.sleep(0.8)  # longer than the time limit: without keep-alives both would have failed
+        await anyio.sleep(0.8)  # longer than the time limit: without a keep-alive both would have failed
         await left.send(b"")
         await left.send(b"bye")
         await right.send(b"bye")

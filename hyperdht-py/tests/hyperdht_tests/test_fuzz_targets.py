@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hyperdht.protomux.wire import open_body
 
-HARNESS = Path(__file__).parent.parent / "fuzz" / "fuzz_machines.py"
+HARNESS = Path(__file__).parents[2] / "fuzz" / "fuzz_machines.py"
 
 
 def load() -> ModuleType:
