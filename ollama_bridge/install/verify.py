@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ollama_bridge.errors import ModelMissing, StoreError
+from ollama_bridge.errors import ManifestInvalid, StoreError
 from ollama_bridge.install.errors import InstallFailed
 
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ async def verify_model(client: OllamaClient, store: Store | None, plan: InstallP
         return
     try:
         manifest = store.read_manifest(store.find(name) or name)
-    except ModelMissing:
-        return  # this server keeps its models elsewhere; what it says has to do
-    except StoreError as error:
+    except ManifestInvalid as error:
         raise InstallFailed(f"The manifest that Ollama wrote cannot be read: {error}") from None
+    except StoreError:
+        return  # not this server's store, or of an unknown layout; what the server says has to do
     if _contents(manifest.layers) != _contents(plan.expected_layers):
         raise InstallFailed("The manifest that Ollama wrote has other layers than the base's and this adapter.")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ollama_bridge.client import OllamaClient, Timeouts
 from ollama_bridge.digests import Digest, hash_file
-from ollama_bridge.errors import OllamaBridgeError, OllamaRejected
+from ollama_bridge.errors import OllamaBridgeError, OllamaRejected, StoreError
 from ollama_bridge.manifest import Layer, MediaType, render_manifest
 from ollama_bridge.names import ModelName
 from ollama_bridge.registry import LoopbackRegistry
@@ -129,7 +129,15 @@ async def open_lab(kind: str, files: Path, folder: Path, faults: Faults | None =
 
 
 def _open_store(root: str | None) -> Store | None:
-    return Store(Path(root)) if root and Path(root, "blobs").is_dir() else None
+    """The server's store if it can be read here; else the suite does without, as the program would."""
+    if not root or not Path(root, "blobs").is_dir():
+        return None
+    store = Store(Path(root))
+    try:
+        store.models()
+    except StoreError:
+        return None
+    return store
 
 
 @asynccontextmanager
