@@ -142,6 +142,12 @@ def start_write_back(fd: int, offset: int, length: int) -> None:
         _sync_file_range(fd, offset, length, _SYNC_FILE_RANGE_WRITE)
 
 
+def drop_cached(fd: int, length: int) -> None:
+    """Tell the system that the first `length` bytes need not stay in its page cache. Only a hint; unwritten ones stay."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(fd, 0, length, os.POSIX_FADV_DONTNEED)
+
+
 if hasattr(os, "pwritev"):
 
     def _write_some(fd: int, buffers: Sequence[Buffer], offset: int) -> int:

@@ -158,6 +158,30 @@ def test_hash_catches_up_from_the_disk_when_memory_is_short(tmp_path: Path) -> N
         assert partial.finish().path.read_bytes() == blob.data
 
 
+def test_large_blob_is_dropped_from_the_cache_behind_the_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dropped: list[int] = []
+    monkeypatch.setattr(files, "drop_cached", lambda fd, length: dropped.append(length))
+    for name in ("KEEP_CACHED_BYTES", "WRITTEN_BY_THEN_BYTES", "WRITE_BACK_BYTES"):
+        monkeypatch.setattr(f"sidecar.transfer.partial.{name}", 2 * CHUNK_BYTES)
+    with open_partial(tmp_path) as partial:
+        for first in range(0, 20, 2):
+            partial.write_batch(batch(first, first + 1))
+            assert max(dropped, default=0) <= partial.hashed * CHUNK_BYTES
+            partial.advance(2 if first < 10 else 0)
+        partial.write_batch(batch(20))
+        partial.advance(100)
+        assert partial.finish().path.read_bytes() == BLOB.data
+    assert max(dropped) == 10 * CHUNK_BYTES
+
+
+def test_dropping_cached_pages_keeps_the_bytes(tmp_path: Path) -> None:
+    fd = files.open_private(tmp_path / "file")
+    files.write_at(fd, [BLOB.data], 0)
+    files.drop_cached(fd, len(BLOB.data))
+    assert files.read_at(fd, len(BLOB.data), 0) == BLOB.data
+    os.close(fd)
+
+
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
     with open_partial(tmp_path), pytest.raises(TransferError, match="already being fetched"):
         open_partial(tmp_path)
