@@ -1,11 +1,13 @@
 """SecretStream over real sockets: messages, ends, limits, cancellation."""
 
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
 import pytest
 from anyio import BrokenResourceError, BusyResourceError, ClosedResourceError, EndOfStream
+from anyio.abc import SocketAttribute
 
 from hyperdht import (
     ConnectionClosed,
@@ -283,6 +285,44 @@ async def test_silence_over_the_time_limit() -> None:
         assert isinstance(raised.value.__cause__, RequestTimeout)
         with pytest.raises(EndOfStream):
             await right.receive()
+
+
+async def test_peer_that_neither_sends_nor_reads_is_given_up_on_both_ends_of_ours() -> None:
+    async with secret_pair({"timeout_s": 0.3, "keep_alive_s": 0.1}, {}) as (left, _):
+
+        async def send() -> None:
+            with pytest.raises(BrokenResourceError, match="nothing came"):
+                await left.send_many([bytes(1_000_000)] * 20)
+
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(send)
+            with pytest.raises(BrokenResourceError, match="nothing came"):
+                await left.receive()
+
+
+async def test_keep_alive_into_a_full_connection_does_not_outlast_the_time_limit() -> None:
+    async with tcp_pair() as (left_bytes, right_bytes):
+        left, _ = await establish_pair(left_bytes, right_bytes, {"timeout_s": 0.4, "keep_alive_s": 0.1}, {})
+        with anyio.move_on_after(0.05):
+            await left_bytes.send(bytes(50_000_000))  # fills what the system buffers; nobody reads
+        with pytest.raises(BrokenResourceError, match="nothing came"):
+            await left.receive()
+
+
+async def test_failure_met_while_sending_reaches_the_receiver() -> None:
+    async with tcp_pair() as (left_bytes, right_bytes):
+        left, _ = await establish_pair(left_bytes, right_bytes, {}, {})
+
+        async def receive() -> None:
+            with pytest.raises(BrokenResourceError):
+                await left.receive()
+
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(receive)
+            await anyio.wait_all_tasks_blocked()
+            left_bytes.extra(SocketAttribute.raw_socket).shutdown(socket.SHUT_WR)
+            with pytest.raises(BrokenResourceError):
+                await left.send(b"x")
 
 
 async def test_bytes_of_an_unfinished_message_are_a_sign_of_life() -> None:

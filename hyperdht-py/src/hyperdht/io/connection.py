@@ -148,19 +148,17 @@ class SecretStream(AsyncResource):
         if messages and (longest := max(map(len, messages))) > MAX_MESSAGE_BYTES:
             raise LocalProtocolError(f"a message holds at most {MAX_MESSAGE_BYTES} bytes, this one has {longest}")
         async with self._send_lock:
+            self._raise_failure()
             if self._closed or self._send_ended:
                 raise anyio.ClosedResourceError
-            if self._failure is not None:
-                raise anyio.BrokenResourceError(str(self._failure)) from self._failure
             for part in _parts(messages):
                 encrypted = self._machine.encrypt(part)
                 try:
                     await self._bytes.send(
                         cast("bytes", encrypted)
                     )  # every anyio stream takes any buffer; this one is fresh
-                except BaseException:
-                    self._closed = True
-                    await anyio.aclose_forcefully(self._bytes)
+                except BaseException as error:
+                    await self._give_up_sending(error)
                     raise
             self._last_sent = anyio.current_time()
 
@@ -201,10 +199,9 @@ class SecretStream(AsyncResource):
             if self._received:
                 await checkpoint()
             while not self._received:
+                self._raise_failure()
                 if self._closed:
                     raise anyio.ClosedResourceError
-                if self._failure is not None:
-                    raise anyio.BrokenResourceError(str(self._failure)) from self._failure
                 if self._receive_ended:
                     raise anyio.EndOfStream
                 await self._read_once()
@@ -221,6 +218,9 @@ class SecretStream(AsyncResource):
             self._end()
         except RemoteProtocolError as error:
             await self._fail(error)
+        except anyio.ClosedResourceError:
+            self._raise_failure()  # a sender found out first
+            raise
         finally:
             self._take_events()
 
@@ -233,11 +233,30 @@ class SecretStream(AsyncResource):
         if not scope.cancelled_caught:
             return
         if anyio.current_time() >= idle_at:
-            await self._fail(RequestTimeout(f"nothing came from the peer for {self._idle_timeout_s} s"))
+            await self._fail(self._silence())
         elif not self._send_lock.locked() and not self._send_ended:  # a send under way is a sign of life itself
-            await self.send(b"")
+            with anyio.move_on_at(idle_at) as scope:  # a peer that reads nothing either must not hold us here
+                await self.send(b"")
+            if scope.cancelled_caught:
+                await self._fail(self._silence())
         else:
             self._last_sent = anyio.current_time()
+
+    def _silence(self) -> RequestTimeout:
+        return RequestTimeout(f"nothing came from the peer for {self._idle_timeout_s} s")
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise anyio.BrokenResourceError(str(self._failure)) from self._failure
+
+    async def _give_up_sending(self, error: BaseException) -> None:
+        """Part of a frame may be out: nothing can follow it. Wakes the receiver with the same reason."""
+        self._raise_failure()  # the receiver found out first and closed the bytes below
+        if isinstance(error, anyio.BrokenResourceError):
+            self._failure = error
+        else:
+            self._closed = True
+        await anyio.aclose_forcefully(self._bytes)
 
     def _end(self) -> None:
         try:
