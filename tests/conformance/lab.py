@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import anyio
+
 from ollama_bridge.client import OllamaClient, Timeouts
 from ollama_bridge.digests import Digest, hash_file
 from ollama_bridge.errors import OllamaBridgeError, OllamaRejected, StoreError
@@ -124,8 +126,16 @@ async def open_lab(kind: str, files: Path, folder: Path, faults: Faults | None =
     quick = Timeouts(connect=2, answer=5, work=10)
     async with standin, OllamaClient(standin.url, timeouts=quick) as client, LoopbackRegistry(folder) as registry:
         lab = Lab(client, registry, files, ModelName.parse("unset"), kind, Store(folder / "models"), standin)
-        async with _with_base(lab, folder):
-            yield lab
+        lab.base = lab.fresh_name("base")
+        await _write_base(standin, lab.base, await anyio.Path(files / "base.gguf").read_bytes())
+        yield lab
+
+
+async def _write_base(standin: StandIn, name: ModelName, model: bytes) -> None:
+    """Straight into the store, which is ours: a hundred tests need a base, a few need it pulled."""
+    store = standin.store
+    layers = [store.add_blob(model, MediaType.MODEL), store.add_blob(TEMPLATE, MediaType.TEMPLATE)]
+    await store.write_manifest(name, render_manifest(store.add_blob(CONFIG, MediaType.CONFIG), layers))
 
 
 def _open_store(root: str | None) -> Store | None:

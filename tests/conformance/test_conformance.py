@@ -18,12 +18,12 @@ from ollama_bridge.install import choose_route, install_adapter, uninstall
 from ollama_bridge.manifest import MediaType, render_manifest
 from ollama_bridge.names import ModelName
 from ollama_bridge.registry import learn_manifest, share_by_push
+from tests.conformance.lab import CONFIG, Lab, layer_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ollama_bridge.client import Progress, ShownModel
-    from tests.conformance.lab import Lab
 
 pytestmark = pytest.mark.anyio
 
@@ -181,11 +181,19 @@ class TestNames:
 
 
 class TestPull:
-    async def test_pulled_base_is_byte_for_byte_ours(self, lab: Lab) -> None:
-        assert (await lab.client.show(lab.base)).model_blobs == (lab.base_layer.digest,)
+    async def test_pulled_blobs_are_byte_for_byte_ours(self, lab: Lab, tmp_path: Path) -> None:
+        text, config = tmp_path / "text", tmp_path / "config"
+        text.write_bytes(f"{lab.prefix} license ".encode() * 100_000)
+        config.write_bytes(CONFIG)
+        layers = [lab.base_layer, layer_of(text, MediaType.LICENSE)]
+        blobs = {layers[1].digest: text, Digest.of(CONFIG): config}
+        pulled = lab.fresh_name("pulled")
+        await lab.pull_model(pulled, layers, blobs)
+        assert (await lab.client.show(pulled)).model_blobs == (lab.base_layer.digest,)
+        assert await lab.client.has_blob(layers[1].digest)
         if lab.store is not None:
-            with lab.store.open_blob(lab.base_layer.digest) as file:
-                assert file.read() == (lab.files / "base.gguf").read_bytes()
+            with lab.store.open_blob(layers[1].digest) as file:
+                assert file.read() == text.read_bytes()
 
     async def test_progress_ends_with_success(self, lab: Lab, tmp_path: Path) -> None:
         lines: list[Progress] = []
