@@ -102,6 +102,9 @@ class Fetch:
         self._partial: PartialFile | None = None
         self._scheduler: Scheduler | None = None
         self._peers: dict[bytes, Peer] = {}
+        self._seen: set[bytes] = set()
+        self._liars: set[bytes] = set()
+        """Keys of all sources so far, and of those that are not asked any more because of what they sent."""
         self._search = TableSearch(spec, self._limits, table)
         self._ready = anyio.Event()
         self._inbox: list[tuple[bytes, ReceivedChunk]] = []
@@ -283,6 +286,7 @@ class Fetch:
                 self._ban(event.source)
 
     def _ban(self, key: bytes) -> None:
+        self._liars.add(key)
         self._struck(key)
         if peer := self._peers.get(key):
             peer.scope.cancel()
@@ -290,13 +294,17 @@ class Fetch:
     def _check_patience(self, can_continue: bool) -> None:
         since = self._progress_at if can_continue else max(self._progress_at, self._joined_at)
         waited = anyio.current_time() - since
-        if waited < (self._limits.nothing_came_s if can_continue else self._limits.no_source_s):
+        if waited < (self._limits.nothing_came_s if can_continue else self._patience_without_source()):
             return
         if self._search.lies or (self._scheduler and self._scheduler.any_banned):
             raise ChunkMismatch(f"Peers sent wrong data for {self.spec.digest}, and nobody else holds what is missing.")
         if can_continue:
             raise NoProviders(f"Peers that hold {self.spec.digest} are connected, but for {waited:.0f} s nothing came.")
         raise NoProviders(f"No connected peer holds what is missing of {self.spec.digest}.")
+
+    def _patience_without_source(self) -> float:
+        """An honest source that left may come back; one that is banned may not."""
+        return self._limits.only_liars_s if self._liars and self._seen <= self._liars else self._limits.no_source_s
 
     # --- sources -------------------------------------------------------------------------------------------------
 
@@ -308,6 +316,7 @@ class Fetch:
                     replaced.scope.cancel()
                     self._forget(replaced)
                 peer = self._peers[change.source.key] = Peer(change.source)
+                self._seen.add(change.source.key)
                 self._joined_at = anyio.current_time()
                 tasks.start_soon(self._run_peer, peer)
             elif peer_or_none := self._peers.get(change.key):
@@ -330,7 +339,7 @@ class Fetch:
             pass
         finally:
             if self._search.lies[peer.source.key] >= self._limits.scheduler.strikes:
-                self._struck(peer.source.key)
+                self._ban(peer.source.key)
             self._forget(peer)
 
     def _forget(self, peer: Peer) -> None:
