@@ -147,7 +147,7 @@ def _examine(path: Path, kind: str) -> StoreLocation:
         return StoreLocation(path, kind, False, str(error))
     except OSError as error:
         return StoreLocation(path, kind, False, _refusal(path, error))
-    if not (path / "manifests").exists() and not (path / "blobs").exists() and any(os.scandir(path)):
+    if not (path / "manifests").exists() and not (path / "blobs").exists() and os.listdir(path):
         return StoreLocation(path, kind, False, f"{path} holds files but no manifests and blobs: it is no model store.")
     return StoreLocation(path, kind, True, f"The model store at {path} can be read.")
 

@@ -100,7 +100,7 @@ def parse_modelfile(text: str) -> Modelfile:
         raise ModelfileError(f"The Modelfile has more than {MAX_MODELFILE_CHARS} characters.")
     lines = _Lines(text.removeprefix("\ufeff"))
     commands = [
-        _parse_command(line.strip(), lines) for line in lines if line.strip() and not line.lstrip().startswith("#")
+        _parse_command(line.lstrip(), lines) for line in lines if line.strip() and not line.lstrip().startswith("#")
     ]
     if not any(command.name == "from" for command in commands):
         raise ModelfileError("The Modelfile has no FROM line. Begin it with FROM and the name of the base model.")
@@ -240,14 +240,14 @@ def _parse_command(line: str, lines: _Lines) -> Command:
     name = word.group().lower() if word else ""
     if word is None or name not in COMMANDS or line[word.end() : word.end() + 1].strip():
         raise ModelfileError(f"(line {number}): command must be one of {', '.join(COMMANDS)}.")
-    rest = line[word.end() :].strip()
+    rest = line[word.end() :].lstrip()
     key = None
     if name in {"parameter", "message"}:
-        key, _, rest = rest.partition(" ")
-        rest = rest.strip()
+        words = [*rest.split(maxsplit=1), "", ""]
+        key, rest = words[0], words[1]
         if name == "message" and key not in ROLES:
             raise ModelfileError(f"(line {number}): message role must be one of {', '.join(ROLES)}.")
-    if not rest:
+    if not rest.strip():
         raise ModelfileError(f"(line {number}): {name.upper()} needs a value.")
     return Command(name, _parse_value(rest, lines, number), key)
 

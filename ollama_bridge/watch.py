@@ -33,7 +33,8 @@ ObserverChoice = Literal["auto", "polling"]
 RECONCILE_S = 30.0
 POLL_S = 2.0
 MAX_IDLE_SHARE = 0.003
-"""Part of one core that looks may take when nothing happens; larger stores are polled less often."""
+"""Part of one core that looks may take when nothing happens; large stores are polled less often, up to `MAX_POLL_S`."""
+MAX_POLL_S = 10.0
 SETTLE_S = 0.02
 """Ollama creates, writes and closes a manifest in one go; waiting this long makes one look of it."""
 ECHO_S = 0.5
@@ -87,7 +88,7 @@ async def watch_store(
             else:
                 snapshot_given = True
                 yield StoreSnapshot(changes.models, changes.adapters, eye.mode)
-            regular = reconcile_s if eye.has_events else max(poll_s, eye.cost_s / MAX_IDLE_SHARE)
+            regular = reconcile_s if eye.has_events else max(poll_s, min(eye.cost_s / MAX_IDLE_SHARE, MAX_POLL_S))
             retry = regular if changes.retry_at is None else changes.retry_at - now
             echo = ECHO_S if woken else regular
             woken = await wakeup.wait(max(min(regular, retry, echo), FIRST_RETRY_S / 2))
@@ -135,7 +136,7 @@ class _Eye:
         self.mode = ""
         """As in `StoreSnapshot.observer`."""
         self.cost_s = 0.0
-        """Processor time of the last look."""
+        """Processor time of the last look that found nothing new."""
 
     @property
     def has_events(self) -> bool:
@@ -175,8 +176,10 @@ class _Eye:
                 self.close()
         started = time.thread_time()
         scanned = self._store.scanner.scan()
+        before = self._seen
         self._seen = {name: (found, self._look_at(name, found)) for name, found in scanned.items()}
-        self.cost_s = time.thread_time() - started
+        if self._seen == before:
+            self.cost_s = time.thread_time() - started
         return {name: look for name, (_, look) in self._seen.items()}
 
     def _look_at(self, name: ModelName, found: ScannedManifest) -> Look:
