@@ -21,8 +21,8 @@ import anyio.abc
 import uvicorn
 from anyio import to_thread
 
+from hyperdht.io import keep_freed_memory
 from ollama_bridge.errors import OllamaBridgeError
-from ollama_bridge.install import recover
 from sidecar import __version__
 from sidecar.api.app import create_app
 from sidecar.api.auth import hosts_for_port
@@ -58,6 +58,7 @@ def run_daemon(settings: Settings, *, ready: Callable[[str], None] | None = None
     settings.paths.prepare()
     with DataLock(settings.paths):
         _start_logging(settings)
+        keep_freed_memory()
         anyio.run(_run, settings, ready)
     return 0
 
@@ -92,13 +93,7 @@ async def _serve(
     )
     server = _api_server(parts, control, api_socket.getsockname()[1], closing)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(parts.network.run)
-        tasks.start_soon(parts.transfers.run)
-        tasks.start_soon(local_network.run)
-        await parts.publisher.restore()
-        tasks.start_soon(parts.local.run, parts.publisher.adapter_appeared, parts.publisher.adapter_removed)
-        tasks.start_soon(_recover, parts)
-        tasks.start_soon(_keep_gauges, parts)
+        await start_parts(parts, local_network, tasks)
         api_done = anyio.Event()
         tasks.start_soon(_run_api, server, api_socket, api_done)
         paths = parts.paths
@@ -115,6 +110,17 @@ async def _serve(
         tasks.cancel_scope.cancel()
     with contextlib.suppress(OSError):
         paths.daemon.unlink()
+
+
+async def start_parts(parts: Parts, local_network: LocalNetwork, tasks: anyio.abc.TaskGroup) -> None:
+    """Start everything that works in the background, in this order."""
+    tasks.start_soon(parts.network.run)
+    tasks.start_soon(parts.transfers.run)
+    tasks.start_soon(local_network.run)
+    await parts.publisher.restore()
+    tasks.start_soon(parts.local.run, parts.publisher.adapter_appeared, parts.publisher.adapter_removed)
+    tasks.start_soon(_recover, parts)
+    tasks.start_soon(_keep_gauges, parts)
 
 
 def _listen_for_api(settings: Settings) -> socket.socket:
@@ -164,7 +170,7 @@ async def _recover(parts: Parts) -> None:
     """Take back what an install that was killed left in Ollama, as soon as Ollama answers."""
     while True:
         try:
-            recovered = await recover(parts.client)
+            recovered = await parts.installer.recover()
         except OllamaBridgeError as error:
             log.debug("not yet: %s", error)
             await anyio.sleep(RECOVER_RETRY_S)
