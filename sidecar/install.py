@@ -365,6 +365,16 @@ class Installer:
                 f"{needed} more bytes would make {used + needed} of fetched data; the quota is {self._quota_bytes}."
             )
 
+    # --- after a crash -----------------------------------------------------------------------------------------------------
+
+    async def recover(self) -> bridge_install.Recovered:
+        """Take back what an install that was killed left in Ollama. Raises the bridge's errors.
+
+        In turn with installs: Ollama may come up long after us, and a one-time name of now is not one that was left.
+        """
+        async with self._ollama_turn:
+            return await bridge_install.recover(self._client, self._store)
+
     # --- uninstall ---------------------------------------------------------------------------------------------------------
 
     async def uninstall(self, name: str) -> tuple[InstallRow, bool]:

@@ -75,14 +75,19 @@ class LanNetwork:
         return self._listener.local_address
 
     async def run(self, peers: Sequence[Address]) -> None:
-        """Accept and dial until cancelled."""
-        async with anyio.create_task_group() as tasks:
-            self._tasks = tasks
+        """Accept and dial until cancelled; then the listener is closed."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                self._tasks = tasks
+                if self._listener is not None:
+                    tasks.start_soon(self._accept, self._listener)
+                for address in peers:
+                    tasks.start_soon(self.keep_connected, address)
+                await anyio.sleep_forever()
+        finally:
             if self._listener is not None:
-                tasks.start_soon(self._accept, self._listener)
-            for address in peers:
-                tasks.start_soon(self.keep_connected, address)
-            await anyio.sleep_forever()
+                with anyio.CancelScope(shield=True):
+                    await self._listener.aclose()
 
     def mdns_found(self, peer: LanPeer) -> None:
         """Dial a peer mDNS found, unless that is under way."""

@@ -116,6 +116,8 @@ class Sidecar:
     peers: list[str] = field(default_factory=list)
     listen: str = "127.0.0.1:0"
     args: list[str] = field(default_factory=list)
+    mdns: bool = False
+    """Only with `listen` on loopback, which keeps the multicast there too."""
     process: Process | None = None
 
     @property
@@ -129,7 +131,7 @@ class Sidecar:
     def start(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
         argv = [COMMAND, "up", "--ollama", self.ollama, "--api", "127.0.0.1:0", "--listen", self.listen]
-        argv += ["--no-dht", "--no-mdns"]
+        argv += ["--no-dht", *([] if self.mdns else ["--no-mdns"])]
         if self.store is not None:
             argv += ["--store", str(self.store)]
         for peer in self.peers:
