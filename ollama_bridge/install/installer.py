@@ -84,10 +84,12 @@ async def install_adapter(
             `recover` if Ollama does not come back in time.
     """
     say = progress or _say_nothing
-    plan = await make_plan(
-        client, registry, store, adapter=adapter, digest=digest, size=size, base=base, wanted=wanted, force=force
-    )
     route = await choose_route(client, registry)
+    # Only a registry that Ollama reaches can be pushed to, should the base's manifest have to be learnt that way.
+    reached = registry if route.kind == "pull" else None
+    plan = await make_plan(
+        client, reached, store, adapter=adapter, digest=digest, size=size, base=base, wanted=wanted, force=force
+    )
     install = _Install(client, registry, store, plan, _usable(route, plan), say)
     try:
         await install.prepare(probe_load=probe_load)

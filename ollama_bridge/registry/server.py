@@ -229,7 +229,7 @@ class LoopbackRegistry:
             raise OllamaBridgeError(f"Our registry is not available: {self.unavailable}.")
         async with self._switching:
             if self._users == 0:
-                await self._server.start()
+                await self._listen_again()
             self._users += 1
         try:
             yield
@@ -239,6 +239,17 @@ class LoopbackRegistry:
                     self._users -= 1
                     if self._users == 0:
                         await self._server.stop()
+
+    async def _listen_again(self) -> None:
+        try:
+            await self._server.start()
+        except OSError as error:
+            if self._portless:
+                raise OllamaBridgeError(
+                    f"Port {self._server.port} was taken while our registry was idle ({error.strerror}). Free it."
+                ) from None
+            self._server.port = 0  # somebody took ours meanwhile; names carry the port, so any will do
+            await self._server.start()
 
     def _opener(self, files: dict[Digest, Path]) -> Callable[[Digest], BinaryIO]:
         def open_blob(digest: Digest) -> BinaryIO:

@@ -56,6 +56,7 @@ class StandIn:
         port: 0 lets the OS choose. Kept over restarts.
         clock: Wall-clock seconds, for the startup prune.
         part_bytes: Size of the parts blobs are pulled and pushed in.
+        metadata_folder: Keep a folder `metadata` beside `blobs`, as 0.34 does for what it read from GGUF headers.
     """
 
     def __init__(
@@ -68,10 +69,13 @@ class StandIn:
         port: int = 0,
         clock: Callable[[], float] = time.time,
         part_bytes: int = PART_BYTES,
+        metadata_folder: bool = False,
     ) -> None:
         self.faults = faults or Faults()
         self.version = version or DEFAULT_VERSIONS[adapters]
         self.store = StandInStore(store_dir, self.faults, clock)
+        if metadata_folder:
+            (self.store.root / "metadata").mkdir(exist_ok=True)
         self._server = HttpServer(self._handle, port=port)
         self._creator = Creator(self.store, adapters == "refuse", self._reach)
         self._registries = RegistryClient(self.store, self._reach, self.version, part_bytes)

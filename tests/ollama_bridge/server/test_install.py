@@ -19,6 +19,7 @@ from ollama_bridge.install import (
     NoRoute,
     NotOurs,
     choose_route,
+    install_adapter,
     recover,
     uninstall,
 )
@@ -98,6 +99,17 @@ class TestRoutes:
     def test_versions(self, text: str, version: tuple[int, int, int] | None) -> None:
         assert parse_version(text) == version
 
+    async def test_create_needs_neither_store_nor_registry(self, lab: Lab) -> None:
+        """A container with an unreadable store: nothing to read the base's layers from, and nothing needed."""
+        async with UnreachableRegistry() as registry:
+            path, digest, size = lab.adapter()
+            installed = await install_adapter(
+                lab.client, registry, adapter=path, digest=digest, size=size, base=lab.base,
+                wanted=lab.fresh_name(WANTED),
+            )  # fmt: skip
+        assert installed.route == "create"
+        assert await temporary_names(lab) == []
+
 
 class TestResult:
     @pytest.mark.parametrize("route", ["pull", "create"])
@@ -115,6 +127,14 @@ class TestResult:
         assert await temporary_names(lab) == []
         assert steps[-1].status == "installed"
         assert Progress("uploading to Ollama", str(digest), size, size) in steps
+
+    async def test_a_store_with_a_folder_of_a_newer_ollama_is_no_obstacle(self, lab: Lab) -> None:
+        assert lab.standin is not None
+        for folder in ("metadata", "manifests-v2"):
+            (lab.standin.store.root / folder).mkdir()
+        installed = await install(lab)
+        assert len((await lab.client.show(installed.name)).adapter_blobs) == 1
+        assert (await recover(lab.client, lab.store)).removed == ()
 
     async def test_the_adapter_takes_effect(self, lab: Lab) -> None:
         plain = await lab.client.generate(lab.base, "hello")

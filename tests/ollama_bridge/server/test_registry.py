@@ -350,6 +350,14 @@ class TestWindows:
                 async with LoopbackRegistry(port=free_port, platform="linux"):
                     pass
 
+    async def test_a_port_taken_while_idle_is_replaced(self, blobs: dict[Digest, Path]) -> None:
+        async with LoopbackRegistry(platform="linux") as registry:
+            port = registry.port
+            other = LoopbackRegistry(port=port, platform="linux", on_push=_ignore)
+            async with other, registry.offer(MANIFEST, blobs=blobs) as name:
+                assert name.host == f"127.0.0.1:{registry.port}"
+                assert registry.port != port
+
     @pytest.fixture
     async def free_port(self) -> int:
         async with LoopbackRegistry(platform="linux") as registry:

@@ -94,6 +94,10 @@ class TestStore:
         assert all(Digest.parse_file_name(name) for name in names)
         assert not await lab.client.has_blob(digest)
 
+    async def test_it_can_have_the_folder_of_0_34(self, tmp_path: Path) -> None:
+        async with StandIn(tmp_path, metadata_folder=True):
+            assert set(os.listdir(tmp_path)) == {"blobs", "manifests", "metadata"}
+
 
 class TestPrune:
     async def _start(self, folder: Path, now: float) -> set[str]:
