@@ -151,9 +151,6 @@ class Settings(BaseModel):
     store_watch: Literal["auto", "polling"] = _setting(
         "auto", "How changes of the store are noticed; `polling` for network folders that send no notifications."
     )
-    auto_share: Annotated[tuple[str, ...], BeforeValidator(_listed)] = _setting(
-        (), "Rooms (labels) to which every adapter that appears in the store is offered at once.", unit="labels"
-    )
     api: LoopbackAddress = _setting(
         "127.0.0.1:11470", "Where the control API listens; loopback only.", unit="host:port"
     )

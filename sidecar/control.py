@@ -153,7 +153,9 @@ class SidecarControl:
 
     async def rooms(self) -> tuple[RoomInfo, ...]:
         """See `Control`."""
-        return tuple(self._room_info(room) for room in self._parts.network.rooms.values())
+        rules = await self._parts.journal.run(lambda journal: {row.room_id for row in journal.rooms() if row.share_all})
+        rooms = self._parts.network.rooms.values()
+        return tuple(replace(self._room_info(room), share_all=room.key.room_id in rules) for room in rooms)
 
     async def create_room(self, label: str | None) -> RoomInfo:
         """See `Control`."""
@@ -293,7 +295,7 @@ class SidecarControl:
         """See `Control`."""
         joined = self._room(room)
         await self._parts.publisher.share_everything(joined, on=on)
-        return self._room_info(joined)
+        return replace(self._room_info(joined), share_all=on)
 
     async def unshare(self, name: str, room: str | None = None) -> tuple[AdapterRow, ...]:
         """See `Control`."""

@@ -54,6 +54,8 @@ class RoomInfo(Result):
     peers: int = 0
     adapters: int = 0
     joined_at: float = 0.0
+    share_all: bool = False
+    """Whether every adapter of the store is offered here, those yet to come included."""
     code: str | None = field(default=None, repr=False)
     """Only in the answer of `create_room`; a room's code is told once and never listed (T11)."""
     link: str | None = field(default=None, repr=False)
@@ -331,6 +333,13 @@ class Control(Protocol):
 
     async def share(self, what: str, room: str, options: ShareOptions) -> AdapterRow:
         """Sign and offer an adapter model, an adapter GGUF file or a PEFT folder. Paths are absolute."""
+        ...
+
+    async def share_all(self, room: str, *, on: bool) -> RoomInfo:
+        """Begin or end the standing rule: every adapter in the store, now or later, is offered to the room.
+
+        Adapters installed from a peer are not, nor those taken back by name. Ending it takes nothing back.
+        """
         ...
 
     async def unshare(self, name: str, room: str | None = None) -> tuple[AdapterRow, ...]:

@@ -131,11 +131,13 @@ class Publisher:
 
     async def share_everything(self, room: JoinedRoom, *, on: bool) -> None:
         """Begin or end the standing rule of a room."""
-        rows = await self._journal.run(lambda journal: journal.rooms())
-        for row in rows:
-            if row.room_id == room.key.room_id:
-                changed = replace(row, share_all=on)
-                await self._journal.run(lambda journal, row=changed: journal.save_room(row))  # type: ignore[misc]
+
+        def work(journal: Journal) -> None:
+            for row in journal.rooms():
+                if row.room_id == room.key.room_id:
+                    journal.save_room(replace(row, share_all=on))
+
+        await self._journal.run(work)
         if on:
             for model in self._local.adapters:
                 await self._share_by_rule(model, room)

@@ -86,6 +86,10 @@ def _add_adapters(router: APIRouter, control: Control) -> None:
     async def share(body: schemas.Share) -> AdapterRow:
         return await control.share(body.what, body.room, body.options())
 
+    @router.post("/shares/all", summary="Begin or end offering every adapter of the store, those yet to come included")
+    async def share_all(body: schemas.ShareAll) -> RoomInfo:
+        return await control.share_all(body.room, on=body.on)
+
     @router.post("/shares/withdraw", summary="Stop offering an adapter")
     async def unshare(body: schemas.Unshare) -> tuple[AdapterRow, ...]:
         return await control.unshare(body.name, body.room)

@@ -46,6 +46,11 @@ class Share(Body):
         return ShareOptions(**self.model_dump(exclude={"what", "room"}))
 
 
+class ShareAll(Body):
+    room: str = Field(max_length=MAX_NAME)
+    on: bool = Field(description="Begin or end the rule.")
+
+
 class Unshare(Body):
     name: str = Field(max_length=MAX_NAME)
     room: str | None = Field(None, max_length=MAX_NAME, description="Only in this room.")

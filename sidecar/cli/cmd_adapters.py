@@ -6,12 +6,14 @@ from typing import Annotated, Any
 import typer
 
 from sidecar.cli.client import ApiClient
-from sidecar.cli.output import human_bytes
+from sidecar.cli.output import Output, human_bytes
 from sidecar.cli.session import DataDir, Json, daemon_session
 from sidecar.errors import NotFound, ShareError
 
 # What may follow a path's name but never a model's: these are looked for on disk even without a separator in front.
 FILE_ENDINGS = (".gguf", ".safetensors")
+EVERYTHING = "*"
+Name = Annotated[list[str], typer.Argument(metavar="NAME", help="Name it was shared under, or '*' to end that rule.")]
 
 
 def adapters(
@@ -40,7 +42,14 @@ def adapters(
 
 
 def share(
-    what: Annotated[str, typer.Argument(metavar="NAME|PATH", help="Adapter model, adapter GGUF file or PEFT folder.")],
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME|PATH|'*'",
+            help="Adapter model, adapter GGUF file or PEFT folder; or '*', quoted, for every adapter this Ollama has "
+            "now or later, except those installed from a peer.",
+        ),
+    ],
     room: Annotated[
         str | None, typer.Option("--room", help="Room to offer it to; needed when in more than one.")
     ] = None,
@@ -61,9 +70,15 @@ def share(
     data_dir: DataDir = None,
 ) -> None:
     """Offer an adapter to a room, signed with this machine's key."""
+    one = _only_one(what)
     with daemon_session(json, data_dir) as (client, output):
+        if one == EVERYTHING:
+            if name or base or description or license_name or tag or card or suggest:
+                raise ShareError("'*' stands for many adapters; the other options describe one.", "Leave them out.")
+            _share_everything(client, output, room or _only_room(client))
+            return
         request: dict[str, Any] = {
-            "what": share_target(what),
+            "what": share_target(one),
             "room": room or _only_room(client),
             "name": name,
             "base": base,
@@ -76,6 +91,25 @@ def share(
         row = client.post("/shares", request)
         text = f"Shared {row['name']} version {row['version']} ({human_bytes(row['size'])}) with {', '.join(row['rooms'])}."
         output.done(text, row)
+
+
+def _only_one(named: list[str]) -> str:
+    """What the argument names. Several are what a shell makes of a bare `*`."""
+    if len(named) > 1:
+        raise typer.BadParameter(
+            f"{len(named)} things are named, one at a time is taken. If you typed *, your shell put the names of files in "
+            "its place: quote it, as in '*'."
+        )
+    return named[0]
+
+
+def _share_everything(client: ApiClient, output: Output, room: str) -> None:
+    begun = client.post("/shares/all", {"room": room, "on": True})
+    output.done(
+        f"Every adapter of this Ollama is offered to {begun['label']}, those yet to come too. "
+        "`ollaswarm unshare '*'` ends that.",
+        begun,
+    )
 
 
 def share_target(what: str) -> str:
@@ -112,16 +146,33 @@ def _only_room(client: ApiClient) -> str:
 
 
 def unshare(
-    name: Annotated[str, typer.Argument(help="Name it was shared under.")],
+    name: Name,
     room: Annotated[str | None, typer.Option("--room", help="Only from this room.")] = None,
     json: Json = False,
     data_dir: DataDir = None,
 ) -> None:
     """Withdraw an offer. Peers that fetched it keep it."""
+    one = _only_one(name)
     with daemon_session(json, data_dir) as (client, output):
-        rows = client.post("/shares/withdraw", {"name": name, "room": room})
+        if one == EVERYTHING:
+            _unshare_everything(client, output, room)
+            return
+        rows = client.post("/shares/withdraw", {"name": one, "room": room})
         rooms = sorted({label for row in rows for label in row["rooms"]})
-        output.done(f"Withdrew {name} from {', '.join(rooms)}.", {"withdrawn": rows})
+        output.done(f"Withdrew {one} from {', '.join(rooms)}.", {"withdrawn": rows})
+
+
+def _unshare_everything(client: ApiClient, output: Output, room: str | None) -> None:
+    """End the rule where it stands; what was offered stays offered."""
+    ruled = [each["id"] for each in client.get("/rooms") if each["share_all"]] if room is None else [room]
+    if not ruled:
+        raise NotFound("No room is offered every adapter.", "`ollaswarm room list` shows what each room is offered.")
+    ended = [client.post("/shares/all", {"room": each, "on": False}) for each in ruled]
+    labels = ", ".join(each["label"] for each in ended)
+    output.done(
+        f"New adapters are not offered to {labels} any more. Those that are stay; `ollaswarm unshare NAME` withdraws one.",
+        {"rooms": ended},
+    )
 
 
 def verify(

@@ -84,6 +84,7 @@ def list_rooms(json: Json = False, data_dir: DataDir = None) -> None:
         columns = {
             "ROOM": [room["label"] for room in rooms],
             "KIND": [room["kind"] for room in rooms],
+            "OFFERS": ["everything" if room["share_all"] else "what you share" for room in rooms],
             "PEERS": [str(room["peers"]) for room in rooms],
             "ADAPTERS": [str(room["adapters"]) for room in rooms],
             "ID": [room["id"] for room in rooms],

@@ -173,6 +173,14 @@ class FakeControl:
         self.calls.append(("share", what, room, options))
         return adapter_row(local=True)
 
+    async def share_all(self, room: str, *, on: bool) -> RoomInfo:
+        self.calls.append(("share_all", room, on))
+        for place, joined in enumerate(self.joined):
+            if room in (joined.label, joined.id):
+                self.joined[place] = replace(joined, share_all=on)
+                return self.joined[place]
+        raise NotFound(f"There is no room {room!r}.")
+
     async def unshare(self, name: str, room: str | None = None) -> tuple[AdapterRow, ...]:
         self.calls.append(("unshare", name, room))
         return (adapter_row(local=True),)

@@ -73,6 +73,15 @@ async def test_share_and_unshare(client: httpx.AsyncClient, control: FakeControl
     assert control.calls == [("share", "sql-lora", "team", options), ("unshare", "sql-lora", None)]
 
 
+async def test_share_all_begins_and_ends(client: httpx.AsyncClient, control: FakeControl) -> None:
+    begun = await post(client, "/shares/all", room="team", on=True)
+    assert (begun.status_code, begun.json()["share_all"]) == (200, True)
+    assert (await client.get("/api/v1/rooms")).json()[0]["share_all"] is True
+    assert (await post(client, "/shares/all", room="team", on=False)).json()["share_all"] is False
+    assert (await post(client, "/shares/all", room="team")).status_code == 422
+    assert control.calls == [("share_all", "team", True), ("share_all", "team", False)]
+
+
 async def test_get_starts_a_transfer_and_answers_at_once(client: httpx.AsyncClient, control: FakeControl) -> None:
     started = await post(client, "/transfers", ref="sql-lora", as_name="mine", install=False, force=True)
     assert started.status_code == 202

@@ -144,6 +144,24 @@ def test_share_without_a_room_takes_the_only_one(run: Run, control: FakeControl)
     assert "--room: team, lab" in told.stderr
 
 
+def test_share_and_unshare_everything(run: Run, control: FakeControl) -> None:
+    assert "Every adapter of this Ollama is offered to team" in run("share", "*").stdout
+    assert "everything" in run("room", "list").stdout
+    assert "not offered to team any more" in run("unshare", "*").stdout
+    assert control.calls == [("share_all", control.joined[0].id, on) for on in (True, False)]
+    nothing_to_end = run("unshare", "*")
+    assert (nothing_to_end.exit_code, len(control.calls)) == (1, 2)
+    assert run("share", "*", "--room", "elsewhere").exit_code == 1
+    assert "describe one" in run("share", "*", "--license", "mit").stderr
+
+
+@pytest.mark.parametrize("verb", ["share", "unshare"])
+def test_a_star_that_the_shell_expanded_is_explained(run: Run, control: FakeControl, verb: str) -> None:
+    told = run(verb, "README.md", "setup.cfg", "--room", "team")
+    assert (told.exit_code, control.calls) == (2, [])
+    assert "quote it, as in '*'" in " ".join(told.stderr.replace("│", " ").split())
+
+
 def test_unshare_trust_block_uninstall(run: Run, control: FakeControl) -> None:
     assert "from team" in run("unshare", "sql-lora").stdout
     assert "is trusted" in run("trust", KEY).stdout

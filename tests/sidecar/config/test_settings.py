@@ -50,7 +50,6 @@ def test_every_setting_can_come_from_every_source(tmp_path: Path, row: Setting) 
         "ollama": "http://localhost:1",
         "store_watch": "polling",
         "log_level": "debug",
-        "auto_share": "team",
         "api": "[::1]:5000",
         "listen": "0.0.0.0:5000",
         "peers": "10.0.0.1:4000",
