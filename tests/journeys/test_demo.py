@@ -1,0 +1,125 @@
+"""`ollaswarm demo`, as `make demo` runs it: what it promises, and what it leaves behind, which is nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+STEPS = [
+    "set up",
+    "base model in both",
+    "two sidecars up",
+    "private room made and joined",
+    "adapter put into A's Ollama, noticed",
+    "announced to the room",
+    "listed by B",
+    "fetched",
+    "verified",
+    "fit checked",
+    "installed",
+    "/api/show of the result",
+    "answer differs from the base's",
+    "uninstalled",
+    "tampered copy refused",
+]
+NO_EXTRA = "import sys; sys.modules['gguf'] = None; from sidecar.cli.main import main; main()"
+NO_OLLAMA = "127.0.0.1:9"
+"""Nothing answers there: both sides are stand-ins, whatever this machine runs."""
+
+
+def environment(scratch: Path) -> dict[str, str]:
+    # A setting of the user's own daemon must not reach the demo's.
+    own = {"OLLASWARM_STORE": str(scratch / "none"), "OLLASWARM_DOWNLOAD_LIMIT": "1"}
+    return os.environ | own | {"TMPDIR": str(scratch), "OLLAMA_HOST": NO_OLLAMA, "PYTHONIOENCODING": "utf-8"}
+
+
+def run(scratch: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, *argv],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env=environment(scratch),
+        timeout=55,
+        check=False,
+    )
+    assert list(scratch.iterdir()) == [], "the demo left files behind"
+    return done
+
+
+def last_line(output: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return found
+
+
+def test_demo_keeps_its_promises(tmp_path: Path) -> None:
+    done = run(tmp_path, "-m", "sidecar.cli.main", "demo", "--json")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1
+    answer = last_line(done.stdout)
+    assert set(answer) == {"ok", "digest", "size", "route", "installed_as", "steps"}
+    assert answer["ok"] is True
+    assert answer["digest"].startswith("sha256:")
+    assert answer["size"] == 48 << 20
+    assert answer["route"] == "pull", "the receiving Ollama refuses adapters, as today's does"
+    assert answer["installed_as"] == "demo-lora:latest"
+    assert [step["name"] for step in answer["steps"]] == STEPS
+    assert all(step["ok"] and step["seconds"] >= 0 for step in answer["steps"])
+    assert sum(step["seconds"] for step in answer["steps"]) < 40
+    shown = done.stderr
+    assert shown.count("✔") == len(STEPS)
+    digest = answer["digest"].removeprefix("sha256:")
+    assert f"sha256-{digest}" in next(line for line in shown.splitlines() if "ADAPTER" in line)
+    assert "FROM" in shown
+    assert "chunk-mismatch: Peers sent wrong data" in shown
+
+
+def test_demo_without_the_extra_names_it(tmp_path: Path) -> None:
+    done = run(tmp_path, "-c", NO_EXTRA, "demo", "--json")
+    assert done.returncode == 1
+    answer = last_line(done.stdout)
+    assert answer["ok"] is False
+    assert "ollaswarm[convert]" in answer["error"]["cause"]
+    assert [(step["name"], step["ok"]) for step in answer["steps"]] == [("set up", False)]
+
+
+def test_demo_failure_is_told_to_people_too(tmp_path: Path) -> None:
+    done = run(tmp_path, "-c", NO_EXTRA, "demo")
+    assert done.returncode == 1
+    assert "✘ set up" in done.stdout
+    assert "ollaswarm[convert]" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "kill"])
+def test_interrupted_demo_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "sidecar.cli.main", "demo", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        env=environment(tmp_path),
+    ) as demo:
+        assert demo.stderr is not None
+        assert any("two sidecars up" in line for line in demo.stderr)
+        children = psutil.Process(demo.pid).children(recursive=True)
+        assert len(children) == 4
+        demo.send_signal(number)
+        output, _ = demo.communicate(timeout=30)
+    assert demo.returncode == 1
+    answer = last_line(output)
+    assert answer["ok"] is False
+    assert "interrupted" in answer["error"]["cause"]
+    assert not any(child.is_running() for child in children)
+    assert list(tmp_path.iterdir()) == []
