@@ -93,6 +93,8 @@ def tell(folder: Path, steps: Steps) -> Result:
         with steps.step("private room made and joined") as told:
             code = _meet(a, b)
             told.append("A made it, B joined with its code of 8 words")
+        with steps.step("A shares '*': all that will come"):
+            a.api.post("/shares/all", {"room": ROOM, "on": True})
         ref = _announce(a, b, machines, material, steps)
         before = anyio.run(models, machines.second)
         result = _get(b, ref, machines, steps, exits)
@@ -141,7 +143,6 @@ def _announce(a: RunningSidecar, b: RunningSidecar, machines: Machines, material
         appeared = a.event("adapter:appeared")
         told.append(f"{appeared['model']}, {human_bytes(appeared['size'])}")
     with steps.step("announced to the room") as told:
-        a.api.post("/shares", {"what": ADAPTER_NAME, "room": ROOM, "description": "made by ollaswarm demo"})
         added = b.event("entry:added", digest=digest)
         told.append(f"{added['adapter']} v{added['version']}, signed by {added['publisher'][:12]}")
     with steps.step("listed by B") as told:

@@ -20,6 +20,7 @@ STEPS = [
     "base model in both",
     "two sidecars up",
     "private room made and joined",
+    "A shares '*': all that will come",
     "adapter put into A's Ollama, noticed",
     "announced to the room",
     "listed by B",
