@@ -145,7 +145,7 @@ class Installer:
             SidecarError: With the reason. The store is as it was; a partial file is kept.
         """
         self._check_policy(entry)
-        base = self._base_for(entry) if options.install else None
+        base = await self._base_for(entry) if options.install else None
         progress("fetch", None)
         blob, fetched = await self._obtain(entry, fetching, lambda now: progress("fetch", now))
         progress("verify", None)
@@ -177,9 +177,11 @@ class Installer:
         if not decision.ok:
             raise NotTrusted(decision.reason)
 
-    def _base_for(self, entry: SignedEntry) -> ModelName:
+    async def _base_for(self, entry: SignedEntry) -> ModelName:
         """The local model with the entry's base, by digest. Asked before a byte is fetched."""
         wanted = entry.entry.base
+        with bridge_errors():
+            await self._local.settle()
         names = self._local.bases(Digest.parse(wanted.digest))
         if names:
             return names[0]

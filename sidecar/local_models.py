@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -22,8 +23,6 @@ from ollama_bridge.watch import watch_store
 from .events import AdapterAppeared, AdapterRemoved, OllamaLost, OllamaRestored
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from ollama_bridge.client import OllamaClient
     from ollama_bridge.digests import Digest
     from ollama_bridge.manifest import Manifest
@@ -36,6 +35,8 @@ log = logging.getLogger(__name__)
 
 API_LOOK_S = 15.0
 """Between looks when only the API can be asked: a look is one call, and one more for each model that changed."""
+FIRST_LOOK_S = 10.0
+"""Patience with the first scan of the store; one of 1,000 models takes about a second."""
 ALIVE_CHECK_S = 5.0
 """Between questions whether Ollama still answers."""
 
@@ -50,6 +51,13 @@ class LocalModel:
     adapters: tuple[Digest, ...]
     size: int
     """Bytes of the first adapter, 0 where unknown or none."""
+
+
+ModelHandler = Callable[[LocalModel], Awaitable[None]]
+
+
+async def _tell_nobody(model: LocalModel) -> None:
+    pass
 
 
 class LocalModels:
@@ -75,6 +83,9 @@ class LocalModels:
         self._emit = emit
         self._observer = observer
         self._shown: dict[ModelName, tuple[str, LocalModel]] = {}
+        self._looking = anyio.Lock()
+        self._appeared: ModelHandler = _tell_nobody
+        self._removed_from: ModelHandler = _tell_nobody
 
     @property
     def adapters(self) -> list[LocalModel]:
@@ -90,32 +101,36 @@ class LocalModels:
         """Whether any model uses this adapter."""
         return any(digest in model.adapters for model in self.models.values())
 
-    async def run(
-        self,
-        appeared: Callable[[LocalModel], Awaitable[None]],
-        removed: Callable[[LocalModel], Awaitable[None]],
-    ) -> None:
+    async def run(self, appeared: ModelHandler, removed: ModelHandler) -> None:
         """Look and watch until cancelled.
 
         Args:
             appeared: Told each adapter model, those that are there at the start included.
             removed: Told each that is gone.
         """
+        self._appeared, self._removed_from = appeared, removed
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._check_alive)
             if self._store is not None:
-                await self._watch(self._store, appeared, removed)
+                await self._watch(self._store)
             else:
-                await self._poll(appeared, removed)
+                await self._poll()
+
+    async def settle(self) -> None:
+        """Wait until the models are known, and without a watch ask for those of this moment.
+
+        Raises:
+            OllamaBridgeError: They are not known, because Ollama does not answer.
+        """
+        if self._store is None:
+            await self.look()
+            return
+        with anyio.move_on_after(FIRST_LOOK_S):
+            await self.known.wait()
 
     # --- with a readable store ---------------------------------------------------------------------------------------
 
-    async def _watch(
-        self,
-        store: Store,
-        appeared: Callable[[LocalModel], Awaitable[None]],
-        removed: Callable[[LocalModel], Awaitable[None]],
-    ) -> None:
+    async def _watch(self, store: Store) -> None:
         async with contextlib.aclosing(watch_store(store, observer=self._observer)) as events:
             async for event in events:
                 if _is_passing(event):
@@ -128,13 +143,13 @@ class LocalModels:
                             self._set(store, name, manifest, is_adapter=name in event.adapters)
                         self.known.set()
                         for model in self.adapters:
-                            await appeared(model)
+                            await self._appeared(model)
                     case changes.AdapterAppeared():
                         model = self._set(store, event.name, event.manifest, is_adapter=True)
                         self._emit(AdapterAppeared(event.name.display, str(model.adapters[0]), model.size))
-                        await appeared(model)
+                        await self._appeared(model)
                     case changes.AdapterRemoved() | changes.ModelRemoved():
-                        await self._removed(event.name, removed)
+                        await self._removed(event.name)
                     case changes.ModelAppeared() | changes.ModelChanged():
                         is_adapter = await to_thread.run_sync(store.is_adapter_model, event.manifest)
                         self._set(store, event.name, event.manifest, is_adapter=is_adapter)
@@ -155,30 +170,26 @@ class LocalModels:
         self.models[name] = model
         return model
 
-    async def _removed(self, name: ModelName, removed: Callable[[LocalModel], Awaitable[None]]) -> None:
+    async def _removed(self, name: ModelName) -> None:
         model = self.models.pop(name, None)
         if model is not None and model.adapters:
             self._emit(AdapterRemoved(name.display, str(model.adapters[0])))
-            await removed(model)
+            await self._removed_from(model)
 
     # --- through the API only ------------------------------------------------------------------------------------------
 
-    async def _poll(
-        self,
-        appeared: Callable[[LocalModel], Awaitable[None]],
-        removed: Callable[[LocalModel], Awaitable[None]],
-    ) -> None:
+    async def _poll(self) -> None:
         while True:
             with contextlib.suppress(OllamaBridgeError):
-                await self.look(appeared, removed)
+                await self.look()
             await anyio.sleep(API_LOOK_S)
 
-    async def look(
-        self,
-        appeared: Callable[[LocalModel], Awaitable[None]],
-        removed: Callable[[LocalModel], Awaitable[None]],
-    ) -> None:
-        """One look through the API."""
+    async def look(self) -> None:
+        """One look through the API. Raises the bridge's errors."""
+        async with self._looking:
+            await self._look()
+
+    async def _look(self) -> None:
         first = not self.known.is_set()
         present = set()
         for listed in await self._client.tags():
@@ -196,10 +207,10 @@ class LocalModels:
             if model.adapters:
                 if not first:
                     self._emit(AdapterAppeared(listed.name.display, str(model.adapters[0]), 0))
-                await appeared(model)
+                await self._appeared(model)
         for name in set(self.models) - present:
             self._shown.pop(name, None)
-            await self._removed(name, removed)
+            await self._removed(name)
         self.known.set()
 
     # --- whether Ollama answers ----------------------------------------------------------------------------------------

@@ -109,12 +109,12 @@ class SourceFinder:
 
     async def _find_by_push(self, name: ModelName) -> Source:
         """The store cannot be read, so Ollama is asked to push the adapter to us."""
-        known = self._local.models.get(name)
-        if known is None:
-            raise NotFound(f"This Ollama has no model {name}.")
-        if len(known.adapters) != 1 or known.base is None:
+        if await self._client.find(name) is None:
+            raise NotFound(f"This Ollama has no model {name}.", "`ollama list` shows what there is.")
+        shown = await self._client.show(name)
+        if len(shown.adapter_blobs) != 1 or not shown.model_blobs:
             raise ShareError(f"{name} is not a model with exactly one adapter, so it has no adapter file to share.")
-        digest, base = known.adapters[0], known.base
+        digest, base = shown.adapter_blobs[0], shown.model_blobs[0]
         kept = self._paths.blobs / digest.file_name
         async with share_by_push(self._client, self._registry, name, known=lambda each: each != digest) as pushed:
             await to_thread.run_sync(os.replace, pushed.blob_path(digest), kept)

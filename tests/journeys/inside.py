@@ -41,7 +41,11 @@ class Node:
     parts: Parts
     control: SidecarControl
     ollama: StandIn
-    store: Path
+
+    @property
+    def store(self) -> Path:
+        """Where its Ollama keeps models, whether the sidecar can read it or not."""
+        return self.ollama.store.root
 
     @property
     def address(self) -> str:
@@ -99,12 +103,12 @@ class Node:
 
 
 @asynccontextmanager
-async def running(folder: Path, ollama: StandIn, store: Path, *peers: str, **settings: Any) -> AsyncIterator[Node]:
+async def running(folder: Path, ollama: StandIn, *peers: str, **settings: Any) -> AsyncIterator[Node]:
     """A sidecar with its data in `folder`, stopped cleanly at the end. It listens on loopback only."""
     chosen = {
         "data_dir": folder,
         "ollama": ollama.url,
-        "store": store,
+        "store": ollama.store.root,
         "api": "127.0.0.1:0",
         "listen": "127.0.0.1:0",
         "peers": tuple(peers),
@@ -128,7 +132,7 @@ async def running(folder: Path, ollama: StandIn, store: Path, *peers: str, **set
                 await start_parts(parts, network, tasks)
                 with anyio.fail_after(PATIENCE_S):
                     await parts.local.known.wait()
-                yield Node(parts, control, ollama, store)
+                yield Node(parts, control, ollama)
                 await parts.network.close()
                 tasks.cancel_scope.cancel()
 
@@ -155,9 +159,7 @@ class Team:
         """Start another sidecar, connected to those there are, and let it join the room."""
         server = ollama or await self.ollama(name)
         peers = [node.address for node in self.nodes]
-        node = await self.exits.enter_async_context(
-            running(self.folder / name, server, server.store.root, *peers, **settings)
-        )
+        node = await self.exits.enter_async_context(running(self.folder / name, server, *peers, **settings))
         if join:
             await self.enter(node)
         self.nodes.append(node)

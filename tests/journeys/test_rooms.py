@@ -93,14 +93,14 @@ async def test_restart_keeps_rooms_entries_shares_and_installs(tmp_path: Path, f
         ollama = await people.ollama("second", adapters="refuse")
         third_ollama = await people.ollama("third")
         before = contents(ollama.store.root)
-        async with running(tmp_path / "second", ollama, ollama.store.root, first.address) as second:
+        async with running(tmp_path / "second", ollama, first.address) as second:
             await people.enter(second)
             row = await people.publish(first)
             await second.row("sql-lora", sources=1)
             await second.got(row.ref)
             rooms, rows = await second.control.rooms(), await second.control.adapters()
             key = second.key
-        async with running(tmp_path / "second", ollama, ollama.store.root) as second:
+        async with running(tmp_path / "second", ollama) as second:
             assert second.key == key
             assert [(room.id, room.label, room.code) for room in await second.control.rooms()] == [
                 (room.id, "team", None) for room in rooms
@@ -109,7 +109,7 @@ async def test_restart_keeps_rooms_entries_shares_and_installs(tmp_path: Path, f
             assert kept == tuple(map(without_sources, rows))
             assert kept[0].installed_as == "sql-lora:latest"
             # The first one is gone for it; a third member gets all of it from the second, which fetched it.
-            async with running(tmp_path / "third", third_ollama, third_ollama.store.root, second.address) as third:
+            async with running(tmp_path / "third", third_ollama, second.address) as third:
                 await people.enter(third)
                 await third.row("sql-lora", sources=1)
                 await third.got(row.ref)
@@ -121,12 +121,12 @@ async def test_restart_keeps_rooms_entries_shares_and_installs(tmp_path: Path, f
 async def test_restart_of_the_publisher_serves_again(tmp_path: Path, files: Path) -> None:
     async with team(tmp_path, files) as people:
         ollama, receiving = await people.ollama("first"), await people.ollama("second")
-        async with running(tmp_path / "first", ollama, ollama.store.root) as first:
+        async with running(tmp_path / "first", ollama) as first:
             await people.enter(first)
             row = await people.publish(first)
         async with (
-            running(tmp_path / "first", ollama, ollama.store.root) as first,
-            running(tmp_path / "second", receiving, receiving.store.root, first.address) as second,
+            running(tmp_path / "first", ollama) as first,
+            running(tmp_path / "second", receiving, first.address) as second,
         ):
             await people.enter(second)
             await second.happened(EntryAdded)
