@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 MAX_MODELS = 50_000  # fifty times the largest store we heard of; ends a scan of a folder that is no store at all
 
-_KNOWN_FOLDERS = {"blobs", "manifests", "lost+found", "$RECYCLE.BIN", "System Volume Information", "@eaDir"}
+# `metadata` is where Ollama 0.34 keeps what it read from GGUF headers; models are still in the other two.
+_KNOWN_FOLDERS = {"blobs", "manifests", "metadata", "lost+found", "$RECYCLE.BIN", "System Volume Information", "@eaDir"}
 _KNOWN_PREFIXES = (".", "ollama-safetensors")  # dot folders of desktops, and Ollama's import scratch
 
 

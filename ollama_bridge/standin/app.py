@@ -56,7 +56,8 @@ class StandIn:
         port: 0 lets the OS choose. Kept over restarts.
         clock: Wall-clock seconds, for the startup prune.
         part_bytes: Size of the parts blobs are pulled and pushed in.
-        metadata_folder: Keep a folder `metadata` beside `blobs`, as 0.34 does for what it read from GGUF headers.
+        metadata_folder: Keep a folder `metadata` beside `blobs`, as 0.34 does for what it read from GGUF headers. None: as
+            the server that `adapters` stands for.
     """
 
     def __init__(
@@ -69,11 +70,13 @@ class StandIn:
         port: int = 0,
         clock: Callable[[], float] = time.time,
         part_bytes: int = PART_BYTES,
-        metadata_folder: bool = False,
+        metadata_folder: bool | None = None,
     ) -> None:
         self.faults = faults or Faults()
         self.version = version or DEFAULT_VERSIONS[adapters]
         self.store = StandInStore(store_dir, self.faults, clock)
+        if metadata_folder is None:
+            metadata_folder = adapters == "refuse"
         if metadata_folder:
             (self.store.root / "metadata").mkdir(exist_ok=True)
         self._server = HttpServer(self._handle, port=port)
