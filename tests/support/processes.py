@@ -149,7 +149,7 @@ class Sidecar:
             state = json.loads((self.data_dir / "daemon.json").read_text())
         except (OSError, ValueError):
             return False
-        return state.get("pid") == self.process.pid
+        return bool(state.get("pid") == self.process.pid)
 
     def stop(self) -> int:
         assert self.process is not None
