@@ -198,7 +198,7 @@ class Transfers:
             error=ErrorInfo(error.code, error.cause, error.next_step),
         )
         kind = TransferFailed if info.stage == "fetch" else InstallFailed
-        if kind is InstallFailed:
+        if running.options.install and not cancelled:
             self._metrics.install_ended("none", error.code)
         self._emit(kind(transfer, info.ref, error.code, error.cause, error.next_step))
 

@@ -23,7 +23,7 @@ from sidecar.paths import DataLock
 from tests.journeys.ollama import make_adapter, make_base
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     from sidecar.parts import Parts
@@ -32,6 +32,16 @@ IN_PROCESS = [pytest.mark.anyio, pytest.mark.filterwarnings(f"ignore:{observe.DO
 """`pytestmark` of modules that use this one: daemons switch that warning off for themselves, pytest on again."""
 PATIENCE_S = 15.0
 E = TypeVar("E", bound=Event)
+
+
+async def until(condition: Callable[[], bool | Awaitable[bool]], patience_s: float = PATIENCE_S) -> None:
+    """Return when a condition holds that nothing announces: the one place in this folder that polls."""
+    with anyio.fail_after(patience_s):
+        while True:
+            held = condition()
+            if held if isinstance(held, bool) else await held:
+                return
+            await anyio.sleep(0.02)
 
 
 @dataclass(eq=False)
