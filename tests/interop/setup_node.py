@@ -13,6 +13,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 STAMP = HERE / "node_modules" / ".installed-lock"
 MIN_NODE = 18
+MIN_ENGINE_NODE = 20
+"""For llama.cpp; everything else runs with the Node of Debian 12."""
 GET_NODE = f"Get Node {MIN_NODE} or newer with npm: nodejs.org, or apt install nodejs npm, brew install node, winget install OpenJS.NodeJS"
 
 
@@ -26,14 +28,14 @@ def is_installed() -> bool:
     return STAMP.is_file() and STAMP.read_text(encoding="ascii") == lock_digest()
 
 
-def missing() -> str | None:
+def missing(min_node: int = MIN_NODE) -> str | None:
     """What the interop tests lack, in a sentence; None when nothing."""
     node = shutil.which("node")
     if node is None:
         return f"Node is not installed. {GET_NODE}"
     version = subprocess.run([node, "--version"], capture_output=True, text=True, check=False).stdout.strip()
-    if not version.startswith("v") or int(version[1:].split(".")[0]) < MIN_NODE:
-        return f"Node is {version or 'broken'}. {GET_NODE}"
+    if not version.startswith("v") or int(version[1:].split(".")[0]) < min_node:
+        return f"Node is {version or 'broken'}, not {min_node} or newer. {GET_NODE}"
     if not is_installed() and shutil.which("npm") is None:
         return f"npm is not installed. {GET_NODE}"
     return None

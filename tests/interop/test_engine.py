@@ -22,7 +22,7 @@ from tests.support.processes import Sidecar, standin, wait_for
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("node")]
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("engine_node")]
 
 ENGINE = Path(__file__).with_name("engine.mjs")
 ADAPTERS = sorted(name for name, expected in EXPECT.items() if expected.kind != "model")
@@ -55,13 +55,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def refusing(files: Path, node: None) -> dict[str, str | None]:
+def refusing(files: Path, engine_node: None) -> dict[str, str | None]:
     """What llama.cpp says to every adapter file of the fixtures, good and damaged."""
     return ask(files / "base.gguf", [files / name for name in ADAPTERS])
 
 
 @pytest.fixture(scope="module")
-def received(tmp_path_factory: pytest.TempPathFactory, files: Path, node: None) -> Received:
+def received(tmp_path_factory: pytest.TempPathFactory, files: Path, engine_node: None) -> Received:
     """Three adapters after a `get` at the second of two machines: two models and a converted PEFT folder."""
     tmp = tmp_path_factory.mktemp("machines")
     store_a, store_b = tmp / "store-a", tmp / "store-b"
