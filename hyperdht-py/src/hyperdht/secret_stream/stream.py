@@ -30,7 +30,7 @@ from ..crypto import (
     equal,
     namespace,
 )
-from ..errors import DecodeError, HandshakeError, LocalProtocolError, RemoteProtocolError
+from ..errors import HandshakeError, LocalProtocolError, RemoteProtocolError
 from ..noise import HandshakeKeys, NoiseHandshake
 from .events import DataReceived, Event, HandshakeCompleted, StreamClosed
 from .framing import FRAME_OVERHEAD_BYTES, LENGTH_BYTES, MAX_MESSAGE_BYTES, FrameReader, write_length
@@ -154,8 +154,8 @@ class SecretStreamMachine:
         messages: list[bytearray] = []
         try:
             for body in self._frames.bodies(data):
-                if self.state is State.OPEN:
-                    message = self._open(body)
+                if self._pull is not None:
+                    message = self._pull.open(body)
                     if message or not self._drop_empty:
                         messages.append(message)
                 else:
@@ -184,15 +184,6 @@ class SecretStreamMachine:
             raise RemoteProtocolError("the connection ended in the middle of a message")
         self._ended = True
         self._events.append(StreamClosed())
-
-    def _open(self, body: memoryview) -> bytearray:
-        size = len(body) - SECRETSTREAM_OVERHEAD_BYTES
-        if size < 0:
-            raise DecodeError("a message is too short to be encrypted")
-        assert self._pull is not None
-        message = bytearray(size)
-        self._pull.open_into(message, body)
-        return message
 
     def _set_up(self, body: bytes) -> None:
         if self.state is State.HANDSHAKE:
