@@ -256,9 +256,8 @@ class Installer:
     async def _hand_over(
         self, entry: SignedEntry, blob: VerifiedBlob, base: ModelName, options: GetOptions, transfer: str
     ) -> bridge_install.Installed:
-        wanted_text = options.as_name or entry.name
         with bridge_errors():
-            wanted = ModelName.parse(wanted_text)
+            wanted = ModelName.parse(options.as_name or entry.name)
             async with self._ollama_turn:  # Ollama's own steps interleave badly, and its routes are probed each time
                 route = await bridge_install.choose_route(self._client, self._registry)
                 self._emit(InstallStarted(transfer, entry.ref, base.display, route.kind or "none"))
@@ -270,14 +269,20 @@ class Installer:
                     size=blob.size,
                     base=base,
                     wanted=wanted,
-                    force=options.force or await self._is_ours(wanted),
+                    force=options.force or await self._is_ours(wanted, entry),
                     store=self._store,
                 )
+                with anyio.CancelScope(shield=True):  # the model is there: it must be known as ours
+                    await self._note_installed(entry, installed)
                 if options.accept_suggestions:
                     installed = await self._apply_suggestions(entry, installed)
+                    await self._note_installed(entry, installed)
+        return installed
+
+    async def _note_installed(self, entry: SignedEntry, installed: bridge_install.Installed) -> None:
         row = InstallRow(
             installed.name.display,
-            str(blob.digest),
+            entry.entry.blob.digest,
             entry.entry.base.digest,
             installed.route,
             entry.id,
@@ -287,16 +292,23 @@ class Installer:
             self._wall_clock(),
         )
         await self._journal.run(lambda journal: journal.save_install(row))
-        return installed
 
-    async def _is_ours(self, wanted: ModelName) -> bool:
-        """Whether the name holds what we installed, unchanged, so that a newer version may take its place."""
+    async def _is_ours(self, wanted: ModelName, entry: SignedEntry) -> bool:
+        """Whether the name may be taken without `--force`: it holds what we installed, unchanged, or the very same thing.
+
+        The second is what a kill between Ollama's last step and our note of it leaves.
+        """
+        here = {model.name.folded: model for model in await self._client.tags()}
+        present = here.get(wanted.folded)
+        if present is None:
+            return False
         rows = await self._journal.run(lambda journal: journal.installs())
         row = next((each for each in rows if ModelName.parse(each.name).folded == wanted.folded), None)
-        if row is None or not row.manifest_digest:
-            return False
-        here = {model.name.folded: model.manifest_digest for model in await self._client.tags()}
-        return here.get(wanted.folded) == Digest.parse(row.manifest_digest).hex
+        if row is not None and row.manifest_digest == f"sha256:{present.manifest_digest}":
+            return True
+        shown = await self._client.show(present.name)
+        base, adapter = Digest.parse(entry.entry.base.digest), Digest.parse(entry.entry.blob.digest)
+        return shown.model_blobs[:1] == (base,) and shown.adapter_blobs == (adapter,)
 
     async def _apply_suggestions(
         self, entry: SignedEntry, installed: bridge_install.Installed
