@@ -269,7 +269,7 @@ class Installer:
                     size=blob.size,
                     base=base,
                     wanted=wanted,
-                    force=options.force or await self._is_ours(wanted, entry),
+                    force=options.force or await self._is_ours(wanted, base, blob.digest),
                     store=self._store,
                 )
                 with anyio.CancelScope(shield=True):  # the model is there: it must be known as ours
@@ -293,7 +293,7 @@ class Installer:
         )
         await self._journal.run(lambda journal: journal.save_install(row))
 
-    async def _is_ours(self, wanted: ModelName, entry: SignedEntry) -> bool:
+    async def _is_ours(self, wanted: ModelName, base: ModelName, adapter: Digest) -> bool:
         """Whether the name may be taken without `--force`: it holds what we installed, unchanged, or the very same thing.
 
         The second is what a kill between Ollama's last step and our note of it leaves.
@@ -306,9 +306,15 @@ class Installer:
         row = next((each for each in rows if ModelName.parse(each.name).folded == wanted.folded), None)
         if row is not None and row.manifest_digest == f"sha256:{present.manifest_digest}":
             return True
-        shown = await self._client.show(present.name)
-        base, adapter = Digest.parse(entry.entry.base.digest), Digest.parse(entry.entry.blob.digest)
-        return shown.model_blobs[:1] == (base,) and shown.adapter_blobs == (adapter,)
+        return await to_thread.run_sync(self._is_base_with, present.name, base, adapter)
+
+    def _is_base_with(self, name: ModelName, base: ModelName, adapter: Digest) -> bool:
+        """Whether a model is layer for layer the base and this adapter. Without the store nobody can say."""
+        if self._store is None:
+            return False
+        layers = [layer.digest for layer in self._store.read_manifest(name).layers]
+        expected = [layer.digest for layer in self._store.read_manifest(base).layers]
+        return sorted(layers) == sorted([*expected, adapter])
 
     async def _apply_suggestions(
         self, entry: SignedEntry, installed: bridge_install.Installed
