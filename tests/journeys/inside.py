@@ -12,12 +12,8 @@ import pytest
 from ollama_bridge import observe
 from ollama_bridge.standin import StandIn
 from sidecar.config import Settings
-from sidecar.control import SidecarControl
 from sidecar.control_types import AdapterRow, GetOptions, RoomInfo, ShareOptions, TransferInfo
-from sidecar.daemon.app import start_parts
-from sidecar.daemon.assemble import assemble
-from sidecar.daemon.examine import Examiner
-from sidecar.daemon.local_network import LocalNetwork
+from sidecar.daemon.lifecycle import run_parts
 from sidecar.events import Event
 from sidecar.paths import DataLock
 from tests.journeys.ollama import make_adapter, make_base
@@ -26,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
+    from sidecar.control import SidecarControl
     from sidecar.parts import Parts
 
 IN_PROCESS = [pytest.mark.anyio, pytest.mark.filterwarnings(f"ignore:{observe.DOUBLE_MEETING}:RuntimeWarning")]
@@ -128,23 +125,10 @@ async def running(folder: Path, ollama: StandIn, *peers: str, **settings: Any) -
     read = Settings.model_validate(chosen | settings)
     read.paths.prepare()
     with DataLock(read.paths):
-        async with assemble(read) as parts:
-            network = LocalNetwork(parts)
-            await network.open()
-            control = SidecarControl(
-                parts,
-                api_address="127.0.0.1:0",
-                listening=network.listening,
-                examine=Examiner(parts, network).run,
-                rooms_changed=network.rooms_changed,
-            )
-            async with anyio.create_task_group() as tasks:
-                await start_parts(parts, network, tasks)
-                with anyio.fail_after(PATIENCE_S):
-                    await parts.local.known.wait()
-                yield Node(parts, control, ollama)
-                await parts.network.close()
-                tasks.cancel_scope.cancel()
+        async with run_parts(read, api_address="127.0.0.1:0") as (parts, control):
+            with anyio.fail_after(PATIENCE_S):
+                await parts.local.known.wait()
+            yield Node(parts, control, ollama)
 
 
 @dataclass

@@ -185,10 +185,13 @@ async def liar(
     """A liar that is a proved member of the room of the sidecar at `address`."""
     stream = await dial(address, key_pair)
     made = Liar(stream, room, blob, hashes, lies or Lies())
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(made.run)
-        with anyio.fail_after(10):
-            await made.proved.wait()
-        yield made
-        tasks.cancel_scope.cancel()
-    await stream.aclose()
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(made.run)
+            with anyio.fail_after(10):
+                await made.proved.wait()
+            yield made
+            tasks.cancel_scope.cancel()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await stream.aclose()
