@@ -1,4 +1,4 @@
-"""`ollaswarm up`: start the parts in order, run until told to stop, stop within five seconds.
+"""`ollaswarm up`: the parts and the API, run until told to stop, stopped within five seconds.
 
 A first signal (Ctrl-C, SIGTERM, service stop) says goodbye to peers and closes files; a second one ends at once. A crash
 leaves nothing that the next start does not mend.
@@ -22,28 +22,23 @@ import uvicorn
 from anyio import to_thread
 
 from hyperdht.io import keep_freed_memory
-from ollama_bridge.errors import OllamaBridgeError
 from sidecar import __version__
 from sidecar.api.app import create_app
 from sidecar.api.auth import hosts_for_port
-from sidecar.control import SidecarControl
 from sidecar.errors import DaemonError
 from sidecar.paths import DaemonRecord, DataLock, load_or_create_token
 
-from .assemble import assemble
-from .examine import Examiner
-from .local_network import LocalNetwork
+from .lifecycle import STOP_DEADLINE_S, run_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sidecar.config import Settings
+    from sidecar.control import SidecarControl
     from sidecar.parts import Parts
 
 log = logging.getLogger(__name__)
 
-STOP_DEADLINE_S = 5.0
-RECOVER_RETRY_S = 5.0
 EXIT_AT_ONCE = 130
 
 
@@ -65,35 +60,25 @@ def run_daemon(settings: Settings, *, ready: Callable[[str], None] | None = None
 
 async def _run(settings: Settings, ready: Callable[[str], None] | None) -> None:
     with _listen_for_api(settings) as api_socket:
-        async with assemble(settings) as parts:
-            local_network = LocalNetwork(parts)
-            await local_network.open()
-            host, port = api_socket.getsockname()[:2]
-            api = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        host, port = api_socket.getsockname()[:2]
+        api = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        async with run_parts(settings, api_address=api) as (parts, control):
             stop = anyio.Event()
             with _signals(stop):
-                await _serve(parts, local_network, api_socket, api, stop, ready)
+                await _serve(parts, control, api_socket, api, stop, ready)
 
 
 async def _serve(
     parts: Parts,
-    local_network: LocalNetwork,
+    control: SidecarControl,
     api_socket: socket.socket,
     api: str,
     stop: anyio.Event,
     ready: Callable[[str], None] | None,
 ) -> None:
     closing = anyio.Event()
-    control = SidecarControl(
-        parts,
-        api_address=api,
-        listening=local_network.listening,
-        examine=Examiner(parts, local_network).run,
-        rooms_changed=local_network.rooms_changed,
-    )
     server = _api_server(parts, control, api_socket.getsockname()[1], closing)
     async with anyio.create_task_group() as tasks:
-        await start_parts(parts, local_network, tasks)
         api_done = anyio.Event()
         tasks.start_soon(_run_api, server, api_socket, api_done)
         paths = parts.paths
@@ -110,17 +95,6 @@ async def _serve(
         tasks.cancel_scope.cancel()
     with contextlib.suppress(OSError):
         paths.daemon.unlink()
-
-
-async def start_parts(parts: Parts, local_network: LocalNetwork, tasks: anyio.abc.TaskGroup) -> None:
-    """Start everything that works in the background, in this order."""
-    tasks.start_soon(parts.network.run)
-    tasks.start_soon(parts.transfers.run)
-    tasks.start_soon(local_network.run)
-    await parts.publisher.restore()
-    tasks.start_soon(parts.local.run, parts.publisher.adapter_appeared, parts.publisher.adapter_removed)
-    tasks.start_soon(_recover, parts)
-    tasks.start_soon(_keep_gauges, parts)
 
 
 def _listen_for_api(settings: Settings) -> socket.socket:
@@ -164,40 +138,6 @@ async def _run_api(server: _ApiServer, api_socket: socket.socket, done: anyio.Ev
         await server.serve(sockets=[api_socket])
     finally:
         done.set()
-
-
-async def _recover(parts: Parts) -> None:
-    """Take back what an install that was killed left in Ollama, as soon as Ollama answers."""
-    while True:
-        try:
-            recovered = await parts.installer.recover()
-        except OllamaBridgeError as error:
-            log.debug("not yet: %s", error)
-            await anyio.sleep(RECOVER_RETRY_S)
-            continue
-        for name in recovered.removed:
-            log.info("removed %s, left by an interrupted install", name)
-        for name in recovered.restored:
-            log.info("restored %s, which an interrupted install was about to replace", name)
-        return
-
-
-async def _keep_gauges(parts: Parts) -> None:
-    """Bring the gauges up to date now and then; counters are counted where things happen."""
-    metrics, network, catalogue = parts.metrics, parts.network, parts.catalogue
-    counted: dict[str, int] = {}
-    while True:
-        metrics.peers.set(sum(1 for each in network.connections.values() if each.proved))
-        metrics.rooms.set(len(network.rooms))
-        metrics.entries.set(sum(catalogue.count(room) for room in catalogue.rooms()))
-        metrics.shared.set(len(await parts.journal.run(lambda journal: journal.shares())))
-        metrics.transfers.set(parts.transfers.running)
-        metrics.ollama_up.set(bool(parts.local.ollama_up))
-        for kind, count in network.bad_input.items():
-            for _ in range(count - counted.get(kind, 0)):
-                metrics.bad_input(kind)  # type: ignore[arg-type]
-            counted[kind] = count
-        await anyio.sleep(5.0)
 
 
 @contextlib.contextmanager

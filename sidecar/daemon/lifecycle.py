@@ -1,0 +1,111 @@
+"""Start the parts in order and stop them again: what the daemon and programs that embed us have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.abc
+
+from ollama_bridge.errors import OllamaBridgeError
+from sidecar.control import SidecarControl
+
+from .assemble import assemble
+from .examine import Examiner
+from .local_network import LocalNetwork
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from sidecar.config import Settings
+    from sidecar.parts import Parts
+
+log = logging.getLogger(__name__)
+
+STOP_DEADLINE_S = 5.0
+RECOVER_RETRY_S = 5.0
+GAUGES_S = 5.0
+
+
+@contextlib.asynccontextmanager
+async def run_parts(settings: Settings, *, api_address: str = "") -> AsyncIterator[tuple[Parts, SidecarControl]]:
+    """Everything but the control API, working in the background of the block; peers are told when it ends.
+
+    What the block raises comes out as it is, not in a group.
+
+    Args:
+        settings: Its data folder is prepared and locked.
+        api_address: What `status` says; empty without an API.
+    Raises:
+        DaemonError: The listener's address cannot be used; nothing was left running.
+    """
+    async with assemble(settings) as parts:
+        local_network = LocalNetwork(parts)
+        await local_network.open()
+        control = SidecarControl(
+            parts,
+            api_address=api_address,
+            listening=local_network.listening,
+            examine=Examiner(parts, local_network).run,
+            rooms_changed=local_network.rooms_changed,
+        )
+        failure: Exception | None = None
+        async with anyio.create_task_group() as tasks:
+            await _start(parts, local_network, tasks)
+            try:
+                yield parts, control
+            except Exception as error:
+                failure = error  # raised below, outside the group, which would wrap it
+            finally:
+                with anyio.move_on_after(STOP_DEADLINE_S, shield=True):
+                    await parts.network.close()
+                tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+
+async def _start(parts: Parts, local_network: LocalNetwork, tasks: anyio.abc.TaskGroup) -> None:
+    """Start everything that works in the background, in this order."""
+    tasks.start_soon(parts.network.run)
+    tasks.start_soon(parts.transfers.run)
+    tasks.start_soon(local_network.run)
+    await parts.publisher.restore()
+    tasks.start_soon(parts.local.run, parts.publisher.adapter_appeared, parts.publisher.adapter_removed)
+    tasks.start_soon(_recover, parts)
+    tasks.start_soon(_keep_gauges, parts)
+
+
+async def _recover(parts: Parts) -> None:
+    """Take back what an install that was killed left in Ollama, as soon as Ollama answers."""
+    while True:
+        try:
+            recovered = await parts.installer.recover()
+        except OllamaBridgeError as error:
+            log.debug("not yet: %s", error)
+            await anyio.sleep(RECOVER_RETRY_S)
+            continue
+        for name in recovered.removed:
+            log.info("removed %s, left by an interrupted install", name)
+        for name in recovered.restored:
+            log.info("restored %s, which an interrupted install was about to replace", name)
+        return
+
+
+async def _keep_gauges(parts: Parts) -> None:
+    """Bring the gauges up to date now and then; counters are counted where things happen."""
+    metrics, network, catalogue = parts.metrics, parts.network, parts.catalogue
+    counted: dict[str, int] = {}
+    while True:
+        metrics.peers.set(sum(1 for each in network.connections.values() if each.proved))
+        metrics.rooms.set(len(network.rooms))
+        metrics.entries.set(sum(catalogue.count(room) for room in catalogue.rooms()))
+        metrics.shared.set(len(await parts.journal.run(lambda journal: journal.shares())))
+        metrics.transfers.set(parts.transfers.running)
+        metrics.ollama_up.set(bool(parts.local.ollama_up))
+        for kind, count in network.bad_input.items():
+            for _ in range(count - counted.get(kind, 0)):
+                metrics.bad_input(kind)  # type: ignore[arg-type]
+            counted[kind] = count
+        await anyio.sleep(GAUGES_S)
