@@ -1,7 +1,7 @@
 """All connections and all rooms: who is who, what came in, and what goes to whom.
 
-Statements come in from peers through one queue and leave it verified, placed in the catalogue and written to the
-journal, in that order; only then is anybody told. Whoever fetches attaches a pool here and is told which peers hold what.
+How statements get into catalogues is in `statements.py`; here is who is told of them. Whoever fetches attaches a pool
+and is told which peers hold what.
 """
 
 from __future__ import annotations
@@ -9,19 +9,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import anyio
 
 from ollama_bridge.digests import Digest
-from sidecar.catalogue.catalogue import Outcome, Status
 from sidecar.catalogue.entry import SignedEntry
-from sidecar.catalogue.envelope import StatementKind
 from sidecar.catalogue.limits import MAX_ENTRIES_PER_ROOM
 from sidecar.catalogue.rows import Standing
-from sidecar.errors import EntryInvalid, SignatureInvalid
 from sidecar.events import (
     AdaptersAvailable,
     EntryAdded,
@@ -30,18 +27,17 @@ from sidecar.events import (
     PeerDisconnected,
     PeersUpdated,
 )
-from sidecar.trust.signatures import verify_statement
 
 from . import session_events as events
 from .messages import MAX_OFFERS, GoodbyeReason, Offer
 from .peer import PeerConnection
+from .statements import Placed, Statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from hyperdht import SecretStream
-    from sidecar.catalogue.catalogue import Catalogue, Placement
-    from sidecar.catalogue.journal import Journal
+    from sidecar.catalogue.catalogue import Catalogue, Outcome, Placement
     from sidecar.catalogue.journal_thread import JournalThread
     from sidecar.catalogue.withdrawal import Statement
     from sidecar.events import Event
@@ -52,7 +48,6 @@ if TYPE_CHECKING:
 
     from .key import RoomKey
     from .link import RoomLink
-    from .messages import RawStatement
     from .source import LinkSource
 
 log = logging.getLogger(__name__)
@@ -65,13 +60,9 @@ MAX_FAILED_PROOFS = 3
 """Wrong proofs by one key until it is not talked to any more: honest peers never make one (T12)."""
 MAX_REMEMBERED_KEYS = 10_000
 """Keys whose failed proofs are remembered; keys are free, so this only has to outlast a person's patience."""
-MAX_INTAKE = 1024
-"""Statements waiting for their signature check, over all peers; then reading stops until they are done."""
 MAX_OFFERED = 2 * MAX_ENTRIES_PER_ROOM
 """Offers remembered of one peer in one room: what a room can hold, and as much again that was replaced meanwhile. Offers
 cost their sender nothing; an honest peer that comes this far says everything again on its next connection."""
-VERIFY_AT_ONCE = 64
-"""Signature checks between two looks at everything else: about five milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +111,6 @@ class RoomNetwork:
         self.bad_input: Counter[str] = Counter()
         """What peers did wrong, by kind; shown in metrics."""
         self._catalogue = catalogue
-        self._journal = journal
         self._keyring = keyring
         self._provider = provider
         self._emit = emit
@@ -128,14 +118,18 @@ class RoomNetwork:
         self._room_cap = room_cap
         self._lan_exempt = lan_exempt
         self._clock = clock
-        self._wall_clock = wall_clock
-        self._intake: deque[tuple[RoomLink, bytes, RawStatement]] = deque()
-        self._arrived = anyio.Event()
-        self._worked_off = anyio.Event()
+        self._statements = Statements(
+            catalogue=catalogue,
+            journal=journal,
+            keyring=keyring,
+            provider=provider,
+            bad_input=self.bad_input,
+            forged=self._forged,
+            wall_clock=wall_clock,
+        )
         self._attachments: list[_Attachment] = []
         self._failed_proofs: Counter[bytes] = Counter()
         self._tasks: anyio.abc.TaskGroup | None = None
-        self._writing = anyio.Lock()
 
     # --- life ----------------------------------------------------------------------------------------------------------
 
@@ -143,7 +137,7 @@ class RoomNetwork:
         """Work until cancelled."""
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
-            await self._take_in()
+            await self._statements.run(self._placed)
 
     async def run_connection(self, stream: SecretStream, address: str, *, is_lan: bool = True) -> None:
         """Serve one connection to its end, unless the peer is connected already or not wanted."""
@@ -196,19 +190,14 @@ class RoomNetwork:
 
     async def publish(self, room_id: bytes, statement: Statement, *, held: bool) -> Outcome:
         """Put a statement of our own into a room and tell everybody there."""
-        async with self._writing:
-            outcome = self._catalogue.put(room_id, statement, now=self._wall_clock(), held=held)
-            await self._journal.run(lambda journal: journal.record([outcome], held=held))
+        outcome = await self._statements.place_own(room_id, statement, held=held)
         self._tell(outcome, held=held, own=True)
         self._emit_counts([outcome])
         return outcome
 
     async def set_held(self, digest: Digest, held: bool) -> None:
         """We hold a blob whole now, or no longer; rooms are told."""
-        async with self._writing:
-            changed = self._catalogue.set_held(str(digest), held)
-            rows = [(place.room_id, place.sequence, entry.id) for place, entry in changed]
-            await self._journal.run(lambda journal: journal.set_held(rows, held))
+        changed = await self._statements.set_held(digest, held)
         for place, entry in changed:
             self._offer(place, entry, held=held, skip=None)
         self.holdings_changed(digest)
@@ -271,8 +260,7 @@ class RoomNetwork:
 
     async def breathe(self) -> None:
         """See `ConnectionHandler`."""
-        while len(self._intake) > MAX_INTAKE:
-            await self._worked_off.wait()
+        await self._statements.breathe()
 
     def link_lost(self, link: RoomLink, reason: str) -> None:
         """See `ConnectionHandler`."""
@@ -303,8 +291,7 @@ class RoomNetwork:
             case events.EntriesWanted():
                 self._wanted(link, event)
             case events.EntriesReceived():
-                self._intake.extend((link, link.room_id, statement) for statement in event.statements)
-                self._arrived.set()
+                self._statements.add(link, event.statements)
             case events.ProofFailed():
                 self._proof_failed(link)
             case events.ProtocolViolation():
@@ -407,68 +394,16 @@ class RoomNetwork:
         link.session.send_entries(statements)
         link.session.refuse_entries(gone)
 
-    async def _take_in(self) -> None:
-        """Work the intake off: verify, place, write, tell."""
-        while True:
-            while not self._intake:
-                self._arrived = anyio.Event()
-                await self._arrived.wait()
-            batch = [self._intake.popleft() for _ in range(min(VERIFY_AT_ONCE, len(self._intake)))]
-            async with self._writing:
-                placed = [
-                    (link, outcome, held)
-                    for link, room_id, raw in batch
-                    if (found := self._place(link, room_id, raw)) is not None
-                    for outcome, held in [found]
-                ]
-                await self._write([(outcome, held) for _, outcome, held in placed])
-            for link, outcome, held in placed:
-                self._tell(outcome, held=held, own=False, origin=link)
-            self._emit_counts(outcome for _, outcome, _ in placed)
-            self._worked_off.set()
-            self._worked_off = anyio.Event()
+    def _placed(self, placed: list[Placed]) -> None:
+        for each in placed:
+            self._tell(each.outcome, held=each.held, own=False, origin=each.origin)
+        self._emit_counts(each.outcome for each in placed)
 
-    def _place(self, link: RoomLink, room_id: bytes, raw: RawStatement) -> tuple[Outcome, bool] | None:
-        if room_id not in self.rooms:
-            return None
-        try:
-            statement = verify_statement(StatementKind(raw.kind), raw.raw, raw.publisher, raw.signature)
-        except (SignatureInvalid, EntryInvalid, ValueError) as error:
-            self._bad_statement(link, error)
-            return None
-        if self._keyring.standing(statement.publisher) is Standing.BLOCKED:
-            return None
-        held = isinstance(statement, SignedEntry) and self._holds(statement)
-        outcome = self._catalogue.put(room_id, statement, now=self._wall_clock(), held=held)
-        if outcome.status in (Status.OLDER, Status.CONFLICT, Status.FULL):
-            self.bad_input[f"entry-{outcome.status.value}"] += 1
-            log.info("entry refused: %s", outcome.reason)
-        return (outcome, held) if outcome.changed else None
-
-    def _bad_statement(self, link: RoomLink, error: Exception) -> None:
-        self.bad_input["entry"] += 1
+    def _forged(self, link: RoomLink) -> None:
         connection = link.connection
         connection.bad_statements += 1
-        log.warning("peer %s sent an entry that is refused: %s", connection.key.hex()[:12], error)
         if connection.bad_statements >= MAX_BAD_STATEMENTS and self._tasks is not None:
             self._tasks.start_soon(connection.close, "the peer sends forged entries")
-
-    async def _write(self, placed: list[tuple[Outcome, bool]]) -> None:
-        now = self._wall_clock()
-        publishers = {outcome.statement.publisher for outcome, _ in placed}
-
-        def work(journal: Journal) -> None:
-            for publisher in publishers:
-                self._keyring.see(publisher, now)
-            for held in (True, False):
-                journal.record([outcome for outcome, its in placed if its == held], held=held)
-
-        if placed:
-            await self._journal.run(work)
-
-    def _holds(self, entry: SignedEntry) -> bool:
-        blob = self._provider.blob(Digest.parse(entry.entry.blob.digest))
-        return blob is not None and blob.have is None
 
     def _tell(self, outcome: Outcome, *, held: bool, own: bool, origin: RoomLink | None = None) -> None:
         statement = outcome.statement
