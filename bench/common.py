@@ -53,7 +53,10 @@ class Row:
 def table(rows: list[Row], base: str | None = None) -> str:
     """A Markdown table; ratios are medians of round-by-round ratios to the case named `base`."""
     by_case = {row.case: row for row in rows}
-    lines = ["| case | MB/s min / median / max | CPU s/GB median | ratio | notes of the last run |", "|---|---|---|---|---|"]
+    lines = [
+        "| case | MB/s min / median / max | CPU s/GB median | ratio | notes of the last run |",
+        "|---|---|---|---|---|",
+    ]
     for row in rows:
         ratio = ""
         if base is not None and base in by_case:
