@@ -39,7 +39,7 @@ MAX_FRAME_BYTES = 256 * 1024 + 512
 """Largest SecretStream message: the room protocol's frame cap and Protomux's header."""
 KEEP_ALIVE_S = 15.0
 IDLE_TIMEOUT_S = 45.0
-"""A peer that vanished without a FIN is noticed after three missed keep-alives."""
+"""A peer that vanished without a FIN is noticed after three keep-alive periods."""
 
 
 class LanNetwork:
