@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import psutil
 import pytest
+
+from tests.journeys.ollama import BASE, contents, listed, run_base
+from tests.support.processes import standin
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,19 +43,19 @@ NO_OLLAMA = "127.0.0.1:9"
 """Nothing answers there: both sides are stand-ins, whatever this machine runs."""
 
 
-def environment(scratch: Path) -> dict[str, str]:
+def environment(scratch: Path, ollama: str = NO_OLLAMA) -> dict[str, str]:
     # A setting of the user's own daemon must not reach the demo's.
     own = {"OLLASWARM_STORE": str(scratch / "none"), "OLLASWARM_DOWNLOAD_LIMIT": "1"}
-    return os.environ | own | {"TMPDIR": str(scratch), "OLLAMA_HOST": NO_OLLAMA, "PYTHONIOENCODING": "utf-8"}
+    return os.environ | own | {"TMPDIR": str(scratch), "OLLAMA_HOST": ollama, "PYTHONIOENCODING": "utf-8"}
 
 
-def run(scratch: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+def run(scratch: Path, *argv: str, ollama: str = NO_OLLAMA) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [sys.executable, *argv],
         capture_output=True,
         text=True,
         encoding="utf-8",
-        env=environment(scratch),
+        env=environment(scratch, ollama),
         timeout=55,
         check=False,
     )
@@ -83,6 +88,22 @@ def test_demo_keeps_its_promises(tmp_path: Path) -> None:
     assert f"sha256-{digest}" in next(line for line in shown.splitlines() if "ADAPTER" in line)
     assert "FROM" in shown
     assert "chunk-mismatch: Peers sent wrong data" in shown
+
+
+def test_demo_installs_into_the_ollama_of_this_machine_if_it_has_the_base(tmp_path: Path, files: Path) -> None:
+    scratch, store = tmp_path / "scratch", tmp_path / "store"
+    scratch.mkdir()
+    with standin(store) as ollama:
+        run_base(ollama, files)
+        base_name = f"{BASE}:latest"
+        before = contents(store)
+        done = run(scratch, "-m", "sidecar.cli.main", "demo", "--json", ollama=ollama)
+        assert done.returncode == 0, done.stderr
+        assert ollama in done.stderr
+        assert f"for {BASE}" not in done.stderr, "the publisher's name for the base is another one"
+        assert re.fullmatch(r"demo-lora-[0-9a-f]{6}:latest", last_line(done.stdout)["installed_as"])
+        assert contents(store) == before
+        assert anyio.run(listed, ollama) == {base_name}
 
 
 def test_demo_without_the_extra_names_it(tmp_path: Path) -> None:
