@@ -97,7 +97,10 @@ async def _keep_gauges(parts: Parts) -> None:
     """Bring the gauges up to date now and then; counters are counted where things happen."""
     metrics, network, catalogue = parts.metrics, parts.network, parts.catalogue
     counted: dict[str, int] = {}
+    sent = 0
     while True:
+        metrics.provided_bytes.inc(network.sent_bytes - sent)
+        sent = network.sent_bytes
         metrics.peers.set(sum(1 for each in network.connections.values() if each.proved))
         metrics.rooms.set(len(network.rooms))
         metrics.entries.set(sum(catalogue.count(room) for room in catalogue.rooms()))

@@ -110,6 +110,7 @@ class RoomNetwork:
         self.connections: dict[bytes, PeerConnection] = {}
         self.bad_input: Counter[str] = Counter()
         """What peers did wrong, by kind; shown in metrics."""
+        self._sent_before = 0
         self._catalogue = catalogue
         self._keyring = keyring
         self._provider = provider
@@ -152,6 +153,7 @@ class RoomNetwork:
             reason = await connection.run()
             log.info("peer %s at %s: %s", connection.key.hex()[:12], address, reason)
         finally:
+            self._sent_before += connection.sent_bytes
             if self.connections.get(connection.key) is connection:
                 del self.connections[connection.key]
 
@@ -164,6 +166,11 @@ class RoomNetwork:
         async with anyio.create_task_group() as tasks:
             for connection in connections:
                 tasks.start_soon(connection.close, "we are shutting down")
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes sent to all peers since the start."""
+        return self._sent_before + sum(connection.sent_bytes for connection in self.connections.values())
 
     def is_connected(self, address: str) -> bool:
         """Whether a connection to or from that "host:port" stands."""
