@@ -109,7 +109,7 @@ class Liar:
                 session.send_table(digest, first, _page(self._table, first, count))
             case events.ChunksRequested():
                 for index in range(event.first, event.first + event.count):
-                    session.send_chunk(event.request_id, index, self._flipped(index))
+                    session.send_chunks(event.request_id, index, self._flipped(index))
             case _:  # what others offer is of no interest
                 pass
 

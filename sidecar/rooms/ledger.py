@@ -9,7 +9,7 @@ from enum import Enum
 from hyperdht.errors import LocalProtocolError
 from sidecar.transfer.chunks import MAX_CHUNKS
 
-from .messages import MAX_CHUNKS_PER_REQUEST, MAX_TABLE_PAGE, RequestChunks, RequestTable
+from .messages import MAX_CHUNKS_PER_MESSAGE, MAX_CHUNKS_PER_REQUEST, MAX_TABLE_PAGE, RequestChunks, RequestTable
 
 MAX_REQUESTS = 64
 """Unfinished chunk requests in each direction. Without it a peer makes a provider keep records without end."""
@@ -58,12 +58,12 @@ class FetchLedger:
                 self._runs[self._last_id] = _Run(first, first + count)
                 return self._last_id
 
-    def accept(self, request_id: int, index: int) -> Verdict:
-        """Judge a chunk; its request ends with its last one."""
+    def accept(self, request_id: int, first: int, count: int) -> Verdict:
+        """Judge chunks that came together; their request ends with its last one."""
         run = self._runs.get(request_id)
-        if run is None or index != run.next:
+        if run is None or first != run.next or first + count > run.end:
             return Verdict.UNASKED
-        run.next = index + 1
+        run.next = first + count
         if run.next == run.end:
             del self._runs[request_id]
         return Verdict.DROP if run.cancelled else Verdict.DELIVER
@@ -97,14 +97,16 @@ class ServeLedger:
         self._runs[request.request_id] = _Run(request.first, request.first + request.count)
         return True
 
-    def sending(self, request_id: int, index: int) -> bool:
-        """Note that a chunk goes out; False if the request has ended."""
+    def sending(self, request_id: int, first: int, count: int) -> bool:
+        """Note that chunks go out; False if the request has ended."""
+        if not 1 <= count <= MAX_CHUNKS_PER_MESSAGE:
+            raise LocalProtocolError(f"{count} chunks in one message")
         run = self._runs.get(request_id)
         if run is None:
             return False
-        if index != run.next:
-            raise LocalProtocolError(f"chunk {index} sent where chunk {run.next} is next")
-        run.next = index + 1
+        if first != run.next or first + count > run.end:
+            raise LocalProtocolError(f"chunks {first} to {first + count} sent where chunk {run.next} is next")
+        run.next = first + count
         if run.next == run.end:
             del self._runs[request_id]
         return True

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING
 import anyio
 
 from ollama_bridge.digests import Digest
-from sidecar.transfer.chunks import HASH_BYTES
+from sidecar.transfer.chunks import HASH_BYTES, chunk_count
 from sidecar.transfer.source import SourceLost
 from sidecar.transfer.uploads import Refusal
 
 from . import session_events as events
-from .messages import RefuseReason
+from .messages import MAX_CHUNKS_PER_MESSAGE, MAX_MESSAGE_DATA_BYTES, RefuseReason
 from .session import RoomSession, State
 from .source import LinkSource
 
 if TYPE_CHECKING:
     from hyperdht.protomux import Channel
     from sidecar.transfer.provide import Provider
-    from sidecar.transfer.uploads import PeerUploads
+    from sidecar.transfer.uploads import PeerUploads, UploadBatch
 
     from .key import RoomKey
     from .peer import PeerConnection
@@ -105,8 +105,8 @@ class RoomLink:
     def handle(self, event: events.SessionEvent, provider: Provider) -> bool:
         """Take care of an event if it is about blobs; False if it is for the network."""
         match event:
-            case events.ChunkReceived():
-                self._chunk_arrived(event)
+            case events.ChunksReceived():
+                self._chunks_arrived(event)
             case events.ChunksRequested():
                 if self._uploads is not None:
                     digest = Digest(event.digest.hex())
@@ -136,15 +136,15 @@ class RoomLink:
                 return False
         return True
 
-    def _chunk_arrived(self, event: events.ChunkReceived) -> None:
+    def _chunks_arrived(self, event: events.ChunksReceived) -> None:
         request = self._requests.get(event.request_id)
         if request is None:
             return
         source, last = request
-        if event.index == last:
+        if event.first + chunk_count(len(event.data)) > last:
             del self._requests[event.request_id]
         self.connection.received_bytes += len(event.data)
-        source.chunk_arrived(event.request_id, event.index, event.data)
+        source.chunks_arrived(event.request_id, event.first, event.data)
 
     def tell_blob(self, raw_digest: bytes, provider: Provider) -> None:
         """Tell the peer what we hold of a blob, if it asked."""
@@ -177,12 +177,18 @@ class RoomLink:
                             self.session.refuse_chunks(batch.request_id, reason)
                             self.flush()
                             continue
-                        for index, chunk in enumerate(batch.chunks, batch.first):
-                            if not self.session.send_chunk(batch.request_id, index, chunk):
-                                break
+                        self._send_batch(batch)
                         await self.connection.send_now()
                 finally:
                     self._uploads = None
+
+    def _send_batch(self, batch: UploadBatch) -> None:
+        first = batch.first
+        for start in range(0, len(batch.data), MAX_MESSAGE_DATA_BYTES):
+            data = batch.data[start : start + MAX_MESSAGE_DATA_BYTES]
+            if not self.session.send_chunks(batch.request_id, first, data):
+                return
+            first += MAX_CHUNKS_PER_MESSAGE
 
     # --- end -----------------------------------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ from .messages import (
     Table,
     Want,
     decode,
-    split_chunk,
+    split_chunks,
 )
 from .session_blobs import BlobSession
 from .session_catalogue import CatalogueSession
@@ -89,8 +89,8 @@ class RoomSession(CatalogueSession, BlobSession):
                 self._fail("a message before the proof")
             return
         try:
-            if message_type == MessageType.CHUNK:
-                self._receive_chunk(*split_chunk(body))
+            if message_type == MessageType.CHUNKS:
+                self._receive_chunks(*split_chunks(body))
             elif len(body) > MAX_BODY_BYTES:
                 self._fail(f"a message of {len(body)} bytes")
             elif message_type not in UNPACED and not self._incoming.take(now):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hyperdht.errors import ConnectionClosed, LocalProtocolError
-from sidecar.transfer.chunks import HASH_BYTES, ChunkSet
+from sidecar.transfer.chunks import HASH_BYTES, ChunkSet, chunk_count
 
 from . import session_events as events
 from .ledger import FetchLedger, ServeLedger, TableFetchLedger, TableServeLedger, Verdict
@@ -24,7 +24,7 @@ from .messages import (
     RequestChunks,
     RequestTable,
     Table,
-    encode_chunk,
+    encode_chunks,
 )
 from .session_core import SessionCore, State
 
@@ -123,11 +123,15 @@ class BlobSession(SessionCore):
         if self._fetching.cancel(request_id):
             self._send(Cancel(request_id))
 
-    def send_chunk(self, request_id: int, index: int, data: BytesLike) -> bool:
-        """Send the next chunk of a request; False if the peer has cancelled it, so reading on is useless."""
-        if not self._serving.sending(request_id, index) or self.state is not State.OPEN:
+    def send_chunks(self, request_id: int, first: int, data: BytesLike) -> bool:
+        """Send the next chunks of a request, at most three at a time; only a blob's last may be shorter than the others.
+
+        Returns:
+            False if the peer has cancelled the request, so reading on is useless.
+        """
+        if not self._serving.sending(request_id, first, chunk_count(len(data))) or self.state is not State.OPEN:
             return False
-        self._data_lane.append((MessageType.CHUNK, encode_chunk(request_id, index, data)))
+        self._data_lane.append((MessageType.CHUNKS, encode_chunks(request_id, first, data)))
         return True
 
     def refuse_chunks(self, request_id: int, reason: RefuseReason) -> bool:
@@ -137,10 +141,10 @@ class BlobSession(SessionCore):
         self._send(Refuse(RefuseSubject.CHUNKS, reason, request_id=request_id))
         return True
 
-    def _receive_chunk(self, request_id: int, index: int, data: memoryview) -> None:
-        verdict = self._fetching.accept(request_id, index)
+    def _receive_chunks(self, request_id: int, first: int, data: memoryview) -> None:
+        verdict = self._fetching.accept(request_id, first, chunk_count(len(data)))
         if verdict is Verdict.DELIVER:
-            self._events.append(events.ChunkReceived(request_id, index, data))
+            self._events.append(events.ChunksReceived(request_id, first, data))
         elif verdict is Verdict.UNASKED:
             self._unasked("a chunk")
 

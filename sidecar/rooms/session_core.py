@@ -26,7 +26,7 @@ MAX_VIOLATIONS = 8
 """Unasked-for messages before the channel is closed: a faulty peer should show up in the log, not fill it."""
 
 UNPACED = frozenset(
-    {MessageType.TABLE, MessageType.REQUEST_CHUNKS, MessageType.CHUNK, MessageType.CANCEL, MessageType.REFUSE}
+    {MessageType.TABLE, MessageType.REQUEST_CHUNKS, MessageType.CHUNKS, MessageType.CANCEL, MessageType.REFUSE}
     | {MessageType.GOODBYE}
 )
 """Bounded by what was asked for, not by a rate."""

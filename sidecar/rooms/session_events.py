@@ -108,7 +108,7 @@ class TableRefused:
 
 @dataclass(frozen=True, slots=True)
 class ChunksRequested:
-    """The peer wants a run of chunks. Answer with `send_chunk` for each in order, or `refuse_chunks`."""
+    """The peer wants a run of chunks. Answer with `send_chunks`, in order, or `refuse_chunks`."""
 
     request_id: int
     digest: bytes
@@ -117,11 +117,11 @@ class ChunksRequested:
 
 
 @dataclass(frozen=True, slots=True)
-class ChunkReceived:
-    """The next chunk of a request of ours; not checked against the chunk table."""
+class ChunksReceived:
+    """The next chunks of a request of ours, one to three; not checked against the chunk table."""
 
     request_id: int
-    index: int
+    first: int
     data: memoryview = field(repr=False)
     """A view of the received message: valid as long as that is."""
 
@@ -177,7 +177,7 @@ SessionEvent = (
     | TableReceived
     | TableRefused
     | ChunksRequested
-    | ChunkReceived
+    | ChunksReceived
     | RequestCancelled
     | RequestRefused
     | PeersReceived

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from sidecar.transfer.chunks import HASH_BYTES, ChunkSet
-from sidecar.transfer.source import ReceivedChunk, SourceLost, SourceRefused
+from sidecar.transfer.source import ReceivedChunks, SourceLost, SourceRefused
 
 from .messages import RefuseReason
 
@@ -26,7 +26,7 @@ class LinkSource:
     def __init__(self, link: RoomLink, digest: Digest) -> None:
         self._link = link
         self._raw = bytes.fromhex(digest.hex)
-        self._received: deque[ReceivedChunk | SourceRefused] = deque()
+        self._received: deque[ReceivedChunks | SourceRefused] = deque()
         self._pages: dict[int, bytes] = {}
         self._holdings: ChunkSet | None = None
         self._table_refused: RefuseReason | None = None
@@ -77,7 +77,7 @@ class LinkSource:
             self._link.session.cancel(request_id)
             self._link.flush()
 
-    async def next_chunks(self) -> list[ReceivedChunk]:
+    async def next_chunks(self) -> list[ReceivedChunks]:
         """See `ChunkSource`."""
         while not self._received:
             self._check()
@@ -87,17 +87,17 @@ class LinkSource:
             assert isinstance(refused, SourceRefused)
             raise refused
         chunks = []
-        while self._received and isinstance(self._received[0], ReceivedChunk):
+        while self._received and isinstance(self._received[0], ReceivedChunks):
             chunk = self._received.popleft()
-            assert isinstance(chunk, ReceivedChunk)
+            assert isinstance(chunk, ReceivedChunks)
             chunks.append(chunk)
         return chunks
 
     # --- told by the link ------------------------------------------------------------------------------------------
 
-    def chunk_arrived(self, request_id: int, index: int, data: memoryview) -> None:
-        """The next chunk of a request of ours."""
-        self._received.append(ReceivedChunk(request_id, index, data))
+    def chunks_arrived(self, request_id: int, first: int, data: memoryview) -> None:
+        """The next chunks of a request of ours."""
+        self._received.append(ReceivedChunks(request_id, first, data))
         self._notify()
 
     def request_refused(self, request_id: int, reason: RefuseReason) -> None:

@@ -20,7 +20,7 @@ from sidecar.transfer.peer import Peer
 from sidecar.transfer.pool import HoldingsChanged, SourceJoined, SourcePool
 from sidecar.transfer.scheduler import Scheduler
 from sidecar.transfer.scheduler_events import Arrival, Request, SourceBanned
-from sidecar.transfer.source import ReceivedChunk, SourceLost, SourceRefused
+from sidecar.transfer.source import ReceivedChunks, SourceLost, SourceRefused
 from sidecar.transfer.table_search import TableSearch
 from sidecar.transfer.verified import VerifiedBlob, verify_file
 
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-BATCH_CHUNKS = 64
-"""Most chunks in one worker-thread call: 4 MiB keep the worker busy while the event loop receives the next ones."""
-GOOD_BATCH_CHUNKS = 16
+BATCH_RUNS = 24
+"""Most messages of chunks in one worker-thread call: 4.5 MiB keep the worker busy while the event loop receives more."""
+GOOD_BATCH_RUNS = 8
 LINGER_S = 0.01
 """How long a small batch waits to grow: a thread hop costs as much as hashing two chunks."""
 HASH_CHUNKS = 64
@@ -107,7 +107,7 @@ class Fetch:
         """Keys of all sources so far, and of those that are not asked any more because of what they sent."""
         self._search = TableSearch(spec, self._limits, table)
         self._ready = anyio.Event()
-        self._inbox: list[tuple[bytes, ReceivedChunk]] = []
+        self._inbox: list[tuple[bytes, ReceivedChunks]] = []
         self._wake, self._enough = anyio.Event(), anyio.Event()
         self._progress_at = self._joined_at = 0.0
         self._meter = SpeedMeter()
@@ -225,9 +225,9 @@ class Fetch:
         """Wait for something to do, do it in the worker thread, and act on the outcome."""
         self._pump(scheduler)
         await self._gather(partial, scheduler)
-        batch, self._inbox = self._inbox[:BATCH_CHUNKS], self._inbox[BATCH_CHUNKS:]
+        batch, self._inbox = self._inbox[:BATCH_RUNS], self._inbox[BATCH_RUNS:]
         if batch:
-            items = [(chunk.index, chunk.data) for _, chunk in batch]
+            items = [(run.first, run.data) for _, run in batch]
             report = await self._in_thread(partial.write_batch, items)
             self._written.set()
             self._apply(scheduler, batch, report)
@@ -245,7 +245,8 @@ class Fetch:
             timer = scheduler.next_timer()
             wait = 1.0 if timer is None else min(1.0, max(0.0, timer - anyio.current_time()))
             await self._sleep_until_woken(wait)
-        if 0 < len(self._inbox) < GOOD_BATCH_CHUNKS and scheduler.in_flight > len(self._inbox):
+        waiting = sum(run.count for _, run in self._inbox)
+        if 0 < len(self._inbox) < GOOD_BATCH_RUNS and scheduler.in_flight > waiting:
             self._enough = anyio.Event()
             with anyio.move_on_after(LINGER_S):
                 await self._enough.wait()
@@ -263,11 +264,10 @@ class Fetch:
                 self._hash_failure = error  # raised by the loop that waits for the end
         self._wake.set()
 
-    def _apply(self, scheduler: Scheduler, batch: list[tuple[bytes, ReceivedChunk]], report: WriteReport) -> None:
+    def _apply(self, scheduler: Scheduler, batch: list[tuple[bytes, ReceivedChunks]], report: WriteReport) -> None:
         scheduler.verified(report.written)
-        for position in report.wrong:
-            key, chunk = batch[position]
-            scheduler.wrong(key, chunk.index)
+        for position, index in report.wrong:
+            scheduler.wrong(batch[position][0], index)
         if report.written:
             self._progress_at = anyio.current_time()
 
@@ -393,31 +393,31 @@ class Fetch:
         """Take what one source sent, at the pace the caps allow."""
         assert self._scheduler is not None
         try:
-            chunks = await peer.source.next_chunks()
+            runs = await peer.source.next_chunks()
         except SourceRefused as refusal:
             ticket = peer.ticket_of(refusal.request_id)
             self._scheduler.refused(peer.source.key, ticket, gone=refusal.gone, now=anyio.current_time())
             self._wake.set()
             return
-        caps = self._caps(peer.source)
-        slice_chunks = min((cap.chunks_at_once(BATCH_CHUNKS) for cap in caps), default=len(chunks))
-        for start in range(0, len(chunks), slice_chunks):
-            part = chunks[start : start + slice_chunks]
-            self._take(self._scheduler, peer, part)
+        caps = [cap for cap in self._caps(peer.source) if cap.rate is not None]
+        if not caps:
+            self._take(self._scheduler, peer, runs)
+            return
+        for run in runs:
+            self._take(self._scheduler, peer, [run])
             now = anyio.current_time()
-            wait = max((cap.reserve(len(part) * CHUNK_BYTES, now=now) for cap in caps), default=0.0)
-            if wait:
+            if wait := max(cap.reserve(len(run.data), now=now) for cap in caps):
                 await anyio.sleep(wait)
 
-    def _take(self, scheduler: Scheduler, peer: Peer, chunks: list[ReceivedChunk]) -> None:
+    def _take(self, scheduler: Scheduler, peer: Peer, runs: list[ReceivedChunks]) -> None:
         now = anyio.current_time()
         key = peer.source.key
-        for chunk in chunks:
-            ticket = peer.ticket_of(chunk.request_id)
-            if scheduler.arrived(key, ticket, chunk.index, now=now) is Arrival.CHECK:
-                self._inbox.append((key, chunk))
+        for run in runs:
+            ticket = peer.ticket_of(run.request_id)
+            if scheduler.arrived(key, ticket, run.first, run.count, now=now) is Arrival.CHECK:
+                self._inbox.append((key, run))
         self._wake.set()
-        if len(self._inbox) >= GOOD_BATCH_CHUNKS:
+        if len(self._inbox) >= GOOD_BATCH_RUNS:
             self._enough.set()
 
     # --- small things --------------------------------------------------------------------------------------------

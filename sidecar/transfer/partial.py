@@ -21,7 +21,7 @@ from sidecar.transfer.journal import ChunkJournal
 from sidecar.transfer.verified import VerifiedBlob, WholeHash
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from ollama_bridge.digests import Digest
@@ -60,8 +60,8 @@ class WriteReport:
     """What became of a batch."""
 
     written: list[int] = field(default_factory=list)
-    wrong: list[int] = field(default_factory=list)
-    """Positions in the batch (not chunk indexes) of chunks whose SHA-256 or length was not the table's."""
+    wrong: list[tuple[int, int]] = field(default_factory=list)
+    """Position in the batch, and chunk index, of chunks whose SHA-256 or length was not the table's."""
 
 
 class PartialFile:
@@ -136,7 +136,7 @@ class PartialFile:
         """Verify chunks, write the right ones, and note them.
 
         Args:
-            batch: (index, data) from peers, data untrusted. Fastest when in order.
+            batch: (first, data of one or more chunks) from peers, data untrusted. Fastest when in order.
         Raises:
             DiskFull: Chunks written before it stay noted.
         """
@@ -144,10 +144,9 @@ class PartialFile:
         with self._writing:
             run: list[Buffer] = []
             first = 0
-            for position in sorted(range(len(batch)), key=lambda position: batch[position][0]):
-                index, data = batch[position]
+            for position, index, data in _single_chunks(batch):
                 if not self._is_chunk(index, data):
-                    report.wrong.append(position)
+                    report.wrong.append((position, index))
                     continue
                 if run and (index != first + len(run) or len(run) == WRITE_CHUNKS):
                     self._write_run(first, run, report)
@@ -291,3 +290,12 @@ class PartialFile:
         if self._since_space_check >= SPACE_CHECK_BYTES:
             self._since_space_check = 0
             files.check_space(self._home, self.missing_bytes, self._policy.measure, self._policy.reserve)
+
+
+def _single_chunks(batch: Sequence[tuple[int, Buffer]]) -> Iterator[tuple[int, int, memoryview]]:
+    """Position in the batch, index and data of each chunk, in the order of the file."""
+    for position in sorted(range(len(batch)), key=lambda position: batch[position][0]):
+        first, data = batch[position]
+        view = memoryview(data)
+        for start in range(0, len(view), CHUNK_BYTES):
+            yield position, first + start // CHUNK_BYTES, view[start : start + CHUNK_BYTES]

@@ -15,6 +15,7 @@ from sidecar.transfer.bandwidth import TokenBucket
 from sidecar.transfer.chunks import chunk_count
 from sidecar.transfer.provided import ChunksRefused, FileChanged, ProvidedBlob, read_verified
 from sidecar.transfer.slots import UploadSlots
+from sidecar.transfer.source_state import UNIT_CHUNKS
 from sidecar.transfer.uploads import PeerUploads
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from ollama_bridge.digests import Digest
     from sidecar.transfer.chunks import ChunkSet, ChunkTable
 
-READ_CHUNKS = 16
-"""Most chunks per read: 1 MiB."""
+READ_CHUNKS = UNIT_CHUNKS
+"""Most chunks per read: what one request of ours asks for."""
 READ_THREADS = 2
 """Reading and hashing at the same time; more would only take the cores from encryption."""
 
@@ -93,7 +94,7 @@ class Provider:
         caps = () if exempt else tuple(bucket for bucket in (self.cap, cap) if bucket is not None)
         return PeerUploads(self, key, may_have, caps)
 
-    async def read_chunks(self, digest: Digest, first: int, count: int) -> list[memoryview]:
+    async def read_chunks(self, digest: Digest, first: int, count: int) -> memoryview:
         """Read a run of at most `READ_CHUNKS` chunks, each compared with the table.
 
         Raises:

@@ -40,8 +40,8 @@ class FileChanged(Exception):
     """A chunk is not what it was when the blob was shared."""
 
 
-def read_verified(blob: ProvidedBlob, first: int, count: int) -> list[memoryview]:
-    """Read chunks and compare each with the table. Blocking: call it in a worker thread.
+def read_verified(blob: ProvidedBlob, first: int, count: int) -> memoryview:
+    """Read chunks in a row and compare each with the table. Blocking: call it in a worker thread.
 
     Raises:
         FileChanged: The file is not, or no longer, what was shared.
@@ -50,11 +50,9 @@ def read_verified(blob: ProvidedBlob, first: int, count: int) -> list[memoryview
     length = min(count * CHUNK_BYTES, blob.size - first * CHUNK_BYTES)
     with blob.opener() as file:
         data = memoryview(read_at(file.fileno(), length, first * CHUNK_BYTES))
-    chunks = []
     for index in range(first, first + count):
         start = (index - first) * CHUNK_BYTES
         chunk = data[start : start + chunk_length(index, blob.size)]
         if hashlib.sha256(chunk).digest() != blob.table.hash_of(index):
             raise FileChanged(f"chunk {index} changed since it was shared")
-        chunks.append(chunk)
-    return chunks
+    return data

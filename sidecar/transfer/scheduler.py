@@ -109,23 +109,25 @@ class Scheduler:
 
     # --- chunks --------------------------------------------------------------------------------------------------
 
-    def arrived(self, key: bytes, ticket_id: int, index: int, *, now: float) -> Arrival:
-        """A chunk came from a source in answer to a request (by its ticket), or so it says."""
+    def arrived(self, key: bytes, ticket_id: int, first: int, count: int = 1, *, now: float) -> Arrival:
+        """Chunks came from a source in answer to a request (by its ticket), or so it says."""
         source = self.sources.get(key)
         if source is None:
             return Arrival.SPARE
         ticket = source.tickets.get(ticket_id)
-        if ticket is not None and ticket.take(index):
-            source.took_chunk(ticket, now)
-            self._forget_pending(index)
-        elif not source.take_late(ticket_id, index, now):
+        indexes = range(first, first + count)
+        if ticket is not None and ticket.take(first, count):
+            source.took(ticket, count, now)
+            for index in indexes:
+                self._forget_pending(index)
+        elif not source.take_late(ticket_id, first, count, now):
             self.strike(key)
             return Arrival.UNREQUESTED
-        if index in self._checking or self.have.has(index):
-            return Arrival.SPARE
-        self._wanted.discard(index)
-        self._checking.add(index)
-        return Arrival.CHECK
+        new = [index for index in indexes if index not in self._checking and not self.have.has(index)]
+        for index in new:
+            self._wanted.discard(index)
+        self._checking.update(new)
+        return Arrival.CHECK if new else Arrival.SPARE  # one new chunk is reason enough to look at all of them
 
     def verified(self, indexes: Iterable[int]) -> None:
         """These chunks are right and written."""

@@ -5,18 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from sidecar.transfer.chunks import chunk_count
+
 if TYPE_CHECKING:
     from ollama_bridge.digests import Digest
     from sidecar.transfer.chunks import ChunkSet
 
 
-@dataclass(slots=True)  # not frozen: one is made per 64 KiB, and a frozen one costs twice as much
-class ReceivedChunk:
-    """A chunk as it came from a peer: nothing of it is checked."""
+@dataclass(frozen=True, slots=True)
+class ReceivedChunks:
+    """One or more chunks in a row as they came from a peer: nothing of them is checked."""
 
     request_id: int
-    index: int
+    first: int
     data: bytes | bytearray | memoryview
+
+    @property
+    def count(self) -> int:
+        """How many chunks that is; the last may be shorter than it should be."""
+        return chunk_count(len(self.data))
 
 
 class SourceLost(Exception):
@@ -55,10 +62,10 @@ class ChunkSource(Protocol):
         """The table as the peer sent it, unchecked and at most `32 * count` bytes. Raises SourceLost or SourceRefused."""
 
     def request(self, digest: Digest, first: int, count: int) -> int:
-        """Ask for up to 16 chunks and return the id their answers will carry. Raises SourceLost."""
+        """Ask for up to `UNIT_CHUNKS` chunks and return the id their answers will carry. Raises SourceLost."""
 
     def cancel(self, request_id: int) -> None:
         """Say that a request is no longer needed. Raises nothing."""
 
-    async def next_chunks(self) -> list[ReceivedChunk]:
+    async def next_chunks(self) -> list[ReceivedChunks]:
         """All chunks that came since the last call, at least one. Raises SourceLost or SourceRefused."""

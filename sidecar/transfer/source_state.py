@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
     from sidecar.transfer.chunks import ChunkSet
 
-UNIT_CHUNKS = 16
-"""Largest request: 1 MiB, so that a provider's read and a receiver's write are one call each."""
+UNIT_CHUNKS = 24
+"""Largest request: 1.5 MiB, eight messages of three chunks. A provider reads it in one call. A multiple of 8, see
+`ChunkSet.window`."""
 
 FIRST_WINDOW = 4 * UNIT_CHUNKS
 """Chunks a source may owe before its speed is known."""
@@ -52,12 +53,16 @@ class Ticket:
         offset = index - self.request.first
         return offset >= 0 and bool(self.mask >> offset & 1)
 
-    def take(self, index: int) -> bool:
-        """Note that `index` came; False when it is not owed."""
-        if not self.owes(index):
+    def take(self, first: int, count: int) -> bool:
+        """Note that chunks came; False when not all of them are owed."""
+        offset = first - self.request.first
+        if offset < 0 or count < 1:
             return False
-        self.mask &= ~(1 << (index - self.request.first))
-        self.left -= 1
+        came = ((1 << count) - 1) << offset
+        if self.mask & came != came:
+            return False
+        self.mask &= ~came
+        self.left -= count
         return True
 
     def indexes(self) -> Iterator[int]:
@@ -112,9 +117,9 @@ class SourceState:
         self.in_flight += count
         return ticket
 
-    def took_chunk(self, ticket: Ticket, now: float) -> None:
-        """A chunk came that was owed: measure."""
-        self.in_flight -= 1
+    def took(self, ticket: Ticket, count: int, now: float) -> None:
+        """Chunks came that were owed: measure."""
+        self.in_flight -= count
         self._woke(now)
         if not ticket.answered:
             ticket.answered = True
@@ -122,7 +127,7 @@ class SourceState:
             self.round_trip = waited if self.round_trip is None else min(self.round_trip, waited)
         if not ticket.left:
             del self.tickets[ticket.ticket]
-        self._sample_chunks += 1
+        self._sample_chunks += count
         elapsed = now - self._sample_from
         if elapsed >= SPEED_SAMPLE_S:
             measured = self._sample_chunks * CHUNK_BYTES / elapsed
@@ -137,10 +142,10 @@ class SourceState:
         while len(self._late) > LATE_TICKETS:
             self._late.popitem(last=False)
 
-    def take_late(self, ticket_id: int, index: int, now: float) -> bool:
-        """Whether a chunk belongs to a request we gave up."""
+    def take_late(self, ticket_id: int, first: int, count: int, now: float) -> bool:
+        """Whether chunks belong to a request we gave up."""
         ticket = self._late.get(ticket_id)
-        if ticket is None or not ticket.take(index):
+        if ticket is None or not ticket.take(first, count):
             return False
         self._woke(now)
         return True

@@ -10,6 +10,7 @@ import anyio
 
 from sidecar.transfer.chunks import CHUNK_BYTES
 from sidecar.transfer.provided import ChunksRefused
+from sidecar.transfer.source_state import UNIT_CHUNKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 MAX_REQUESTS = 64
 """Requests one peer may have waiting (design 12); more would let it fill our memory with questions."""
-BATCH_CHUNKS = 16
+BATCH_CHUNKS = UNIT_CHUNKS
 SLOW_BATCH_CHUNKS = 4
 """For a peer that could not take a batch in time, so that many of them hold little."""
 
@@ -36,7 +37,8 @@ class UploadBatch:
     request_id: int
     digest: Digest
     first: int
-    chunks: list[memoryview]
+    data: memoryview
+    """Of one or more chunks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +156,8 @@ class PeerUploads:
             await self._pace(count * CHUNK_BYTES)
             slot = await self._provider.slots.take(self._key, count * CHUNK_BYTES)
             try:
-                chunks = await self._provider.read_chunks(asked.digest, first, count)
-                await self._out.send((UploadBatch(asked.request_id, asked.digest, first, chunks), slot))
+                data = await self._provider.read_chunks(asked.digest, first, count)
+                await self._out.send((UploadBatch(asked.request_id, asked.digest, first, data), slot))
             except ChunksRefused:
                 self._provider.slots.give_back(slot)
                 self._refuse(asked.request_id, gone=True)

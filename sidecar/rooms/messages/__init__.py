@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from hyperdht.encoding import Reader, Writer
 from hyperdht.errors import DecodeError
 
-from .blobs import Cancel, Holdings, QueryBlob, Refuse, RequestChunks, RequestTable, Table, encode_chunk, split_chunk
+from .blobs import Cancel, Holdings, QueryBlob, Refuse, RequestChunks, RequestTable, Table, encode_chunks, split_chunks
 from .catalogue import Entries, Offer, Offers, RawStatement, Since, Want
 from .membership import Goodbye, OpenHandshake, PeerHint, Peers
 from .wire import (
@@ -20,9 +20,11 @@ from .wire import (
     MAX_ADDRESSES,
     MAX_BITMAP_BYTES,
     MAX_BODY_BYTES,
+    MAX_CHUNKS_PER_MESSAGE,
     MAX_CHUNKS_PER_REQUEST,
     MAX_ENTRIES,
     MAX_FRAME_BYTES,
+    MAX_MESSAGE_DATA_BYTES,
     MAX_OFFERS,
     MAX_PEERS,
     MAX_TABLE_PAGE,
@@ -49,9 +51,11 @@ __all__ = [
     "MAX_ADDRESSES",
     "MAX_BITMAP_BYTES",
     "MAX_BODY_BYTES",
+    "MAX_CHUNKS_PER_MESSAGE",
     "MAX_CHUNKS_PER_REQUEST",
     "MAX_ENTRIES",
     "MAX_FRAME_BYTES",
+    "MAX_MESSAGE_DATA_BYTES",
     "MAX_OFFERS",
     "MAX_PEERS",
     "MAX_TABLE_PAGE",
@@ -87,8 +91,8 @@ __all__ = [
     "Want",
     "decode",
     "encode",
-    "encode_chunk",
-    "split_chunk",
+    "encode_chunks",
+    "split_chunks",
 ]
 
 Message = (
@@ -137,7 +141,7 @@ def decode(message_type: int, body: BytesLike) -> Message | None:
     """Read a body.
 
     Returns:
-        None for types this version does not know, and for CHUNK, which `split_chunk` reads.
+        None for types this version does not know, and for CHUNKS, which `split_chunks` reads.
     Raises:
         DecodeError: Truncated, too long, out of bounds, or with bytes left over.
     """

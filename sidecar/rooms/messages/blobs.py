@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from hyperdht.errors import DecodeError
 from sidecar.catalogue.envelope import SHORT_ID_BYTES
-from sidecar.transfer.chunks import CHUNK_BYTES, HASH_BYTES, MAX_CHUNKS
+from sidecar.transfer.chunks import HASH_BYTES, MAX_CHUNKS
 
 from .wire import (
     DIGEST_BYTES,
     MAX_BITMAP_BYTES,
     MAX_CHUNKS_PER_REQUEST,
+    MAX_MESSAGE_DATA_BYTES,
     MAX_TABLE_PAGE,
     HoldingState,
     MessageType,
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
     from hyperdht.buffers import BytesLike
     from hyperdht.encoding import Reader, Writer
 
-CHUNK_HEAD = struct.Struct("<II")
-"""Request id and chunk index, in front of a chunk's data."""
+CHUNKS_HEAD = struct.Struct("<II6s")
+CHUNKS_PADDING = bytes(6)
+"""With Protomux's two bytes the head has 16, so that whole chunks make a message OpenSSL can encrypt (docs/adr/0008)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,18 +199,20 @@ class Refuse:
         raise DecodeError(f"refusal of an unknown subject {subject}")
 
 
-def encode_chunk(request_id: int, index: int, data: BytesLike) -> bytes:
-    """The body of a chunk message in one piece: the one copy that a frame to encrypt needs anyway."""
-    return b"".join((CHUNK_HEAD.pack(request_id, index), data))
+def encode_chunks(request_id: int, first: int, data: BytesLike) -> bytes:
+    """The body of a message with chunk `first` and those that follow it, at most three, in one piece."""
+    return b"".join((CHUNKS_HEAD.pack(request_id, first, CHUNKS_PADDING), data))
 
 
-def split_chunk(body: memoryview) -> tuple[int, int, memoryview]:
-    """Request id, chunk index and data of a chunk message; the data is a view of `body`. Raises DecodeError."""
-    size = len(body) - CHUNK_HEAD.size
-    if not 0 < size <= CHUNK_BYTES:
-        raise DecodeError(f"a chunk message of {len(body)} bytes")
-    request_id, index = CHUNK_HEAD.unpack_from(body)
-    return request_id, index, body[CHUNK_HEAD.size :]
+def split_chunks(body: memoryview) -> tuple[int, int, memoryview]:
+    """Request id, index of the first chunk, and the data of all of them, a view of `body`. Raises DecodeError."""
+    size = len(body) - CHUNKS_HEAD.size
+    if not 0 < size <= MAX_MESSAGE_DATA_BYTES:
+        raise DecodeError(f"a message of chunks with {len(body)} bytes")
+    request_id, first, padding = CHUNKS_HEAD.unpack_from(body)
+    if padding != CHUNKS_PADDING:
+        raise DecodeError("padding that is not zero")
+    return request_id, first, body[CHUNKS_HEAD.size :]
 
 
 def _checked_bitmap(count: int, first: int, bitmap: bytes) -> bytes:

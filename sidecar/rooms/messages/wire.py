@@ -6,7 +6,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from hyperdht.errors import DecodeError
-from sidecar.transfer.chunks import MAX_CHUNKS
+from sidecar.transfer.chunks import CHUNK_BYTES, MAX_CHUNKS
 
 if TYPE_CHECKING:
     from hyperdht.encoding import Reader
@@ -26,6 +26,9 @@ MAX_ENTRIES = 256
 MAX_BITMAP_BYTES = 131_072
 MAX_TABLE_PAGE = 4_096
 MAX_CHUNKS_PER_REQUEST = 256
+MAX_CHUNKS_PER_MESSAGE = 3
+MAX_MESSAGE_DATA_BYTES = MAX_CHUNKS_PER_MESSAGE * CHUNK_BYTES
+"""Three chunks fit a frame. Per message there is work that does not grow with its length, so long ones are cheap."""
 MAX_PEERS = 64
 MAX_ADDRESSES = 8
 
@@ -46,7 +49,7 @@ class MessageType(IntEnum):
     REQUEST_TABLE = 6
     TABLE = 7
     REQUEST_CHUNKS = 8
-    CHUNK = 9
+    CHUNKS = 9
     CANCEL = 10
     REFUSE = 11
     PEERS = 12

@@ -9,14 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hyperdht.crypto import is_plain_aead
 from hyperdht.encoding import Writer
 from hyperdht.errors import DecodeError
+from hyperdht.protomux import Mux
 from sidecar.rooms import messages as m
 from tests.sidecar.catalogue.made import entry
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "vectors" / "room.json").read_text())
-MESSAGES = [vector for vector in VECTORS["messages"] if vector["name"] != "chunk"]
-CHUNK = next(vector for vector in VECTORS["messages"] if vector["name"] == "chunk")
+MESSAGES = [vector for vector in VECTORS["messages"] if vector["name"] != "chunks"]
+CHUNKS = next(vector for vector in VECTORS["messages"] if vector["name"] == "chunks")
 
 
 def as_json(value: object) -> object:
@@ -46,17 +48,17 @@ def test_messages_match_the_published_vectors_both_ways(vector: dict[str, Any]) 
 
 
 def test_chunk_matches_the_published_vector_both_ways() -> None:
-    body, expected = bytes.fromhex(CHUNK["body"]), CHUNK["fields"]
+    body, expected = bytes.fromhex(CHUNKS["body"]), CHUNKS["fields"]
     data = bytes.fromhex(expected["data"])
-    assert m.encode_chunk(expected["request_id"], expected["index"], data) == body
-    request_id, index, view = m.split_chunk(memoryview(body))
-    assert (request_id, index, bytes(view)) == (expected["request_id"], expected["index"], data)
+    assert m.encode_chunks(expected["request_id"], expected["first"], data) == body
+    request_id, index, view = m.split_chunks(memoryview(body))
+    assert (request_id, index, bytes(view)) == (expected["request_id"], expected["first"], data)
 
 
 def test_chunk_data_is_not_copied() -> None:
-    body = bytearray(m.encode_chunk(1, 2, b"x" * 65_536))
-    _, _, data = m.split_chunk(memoryview(body))
-    body[8] = ord("y")
+    body = bytearray(m.encode_chunks(1, 2, b"x" * 65_536))
+    _, _, data = m.split_chunks(memoryview(body))
+    body[14] = ord("y")
     assert data[0] == ord("y")
 
 
@@ -106,11 +108,11 @@ def test_any_bytes_are_a_handshake_or_raise_decode_error(data: bytes) -> None:
 @given(st.binary(max_size=64))
 def test_any_bytes_are_a_chunk_or_raise_decode_error(body: bytes) -> None:
     try:
-        request_id, index, data = m.split_chunk(memoryview(body))
+        request_id, index, data = m.split_chunks(memoryview(body))
     except DecodeError:
-        assert len(body) <= 8
+        assert len(body) <= 14 or any(body[8:14])
         return
-    assert m.encode_chunk(request_id, index, data) == body
+    assert m.encode_chunks(request_id, index, data) == body
 
 
 def _push(*parts: bytes | int) -> bytes:
@@ -161,9 +163,22 @@ def test_t06_t20_bounds_of_each_field(message_type: int, body: bytes) -> None:
 
 
 def test_t06_chunk_bounds() -> None:
-    for body in (bytes(8), bytes(8 + 65_537)):
+    for body in (bytes(14), bytes(14 + 3 * 65_536 + 1), bytes(13) + b"\1" + bytes(65_536)):
         with pytest.raises(DecodeError):
-            m.split_chunk(memoryview(body))
+            m.split_chunks(memoryview(body))
+    assert len(m.split_chunks(memoryview(bytes(14 + 3 * 65_536)))[2]) == 3 * 65_536
+
+
+def test_whole_chunks_make_messages_that_openssl_encrypts() -> None:
+    for count in range(1, m.MAX_CHUNKS_PER_MESSAGE + 1):
+        mux = Mux()
+        channel = mux.create_channel(m.PROTOCOL, D)
+        assert channel is not None
+        channel.open()
+        channel.send(m.MessageType.CHUNKS, m.encode_chunks(1, 2, bytes(count * 65_536)))
+        message = mux.messages_to_send()[-1]
+        assert len(message) <= m.MAX_FRAME_BYTES
+        assert is_plain_aead(len(message))
 
 
 def test_later_reasons_read_as_other() -> None:

@@ -217,19 +217,30 @@ def test_chunks_come_in_order(pair: Pair) -> None:
     assert pair.deliver(pair.alice) == [events.ChunksRequested(request_id, DIGEST, 10, 3)]
     assert pair.alice.free_requests == MAX_REQUESTS - 1
     for index in (10, 11, 12):
-        assert pair.bob.send_chunk(request_id, index, bytes([index]) * 65_536)
+        assert pair.bob.send_chunks(request_id, index, bytes([index]) * 65_536)
     received = pair.deliver(pair.bob)
-    assert [(e.request_id, e.index, bytes(e.data[:1])) for e in received] == [  # type: ignore[union-attr]
+    assert [(e.request_id, e.first, bytes(e.data[:1])) for e in received] == [  # type: ignore[union-attr]
         (request_id, index, bytes([index])) for index in (10, 11, 12)
     ]
     assert pair.alice.free_requests == MAX_REQUESTS
-    assert not pair.bob.send_chunk(request_id, 13, b"x")
+    assert not pair.bob.send_chunks(request_id, 13, b"x")
+
+
+def test_up_to_three_chunks_come_in_one_message(pair: Pair) -> None:
+    request_id = pair.alice.request_chunks(DIGEST, 10, 6)
+    pair.deliver(pair.alice)
+    runs = [(10, bytes(3 * 65_536)), (13, bytes(2 * 65_536)), (15, b"the last of the blob")]
+    for first, data in runs:
+        assert pair.bob.send_chunks(request_id, first, data)
+    assert [(e.first, bytes(e.data)) for e in pair.deliver(pair.bob)] == runs  # type: ignore[union-attr]
+    assert pair.alice.free_requests == MAX_REQUESTS
+    assert not pair.bob.send_chunks(request_id, 16, b"x")
 
 
 def test_refusal_ends_a_request_between_two_chunks(pair: Pair) -> None:
     request_id = pair.alice.request_chunks(DIGEST, 0, 5)
     pair.deliver(pair.alice)
-    pair.bob.send_chunk(request_id, 0, b"x")
+    pair.bob.send_chunks(request_id, 0, b"x")
     assert pair.bob.refuse_chunks(request_id, m.RefuseReason.DAMAGED)
     assert not pair.bob.refuse_chunks(request_id, m.RefuseReason.DAMAGED)
     assert pair.deliver(pair.bob)[1:] == [events.RequestRefused(request_id, m.RefuseReason.DAMAGED)]
@@ -239,13 +250,13 @@ def test_refusal_ends_a_request_between_two_chunks(pair: Pair) -> None:
 def test_cancel_drops_what_is_on_its_way_and_both_sides_agree(pair: Pair) -> None:
     request_id = pair.alice.request_chunks(DIGEST, 0, 5)
     pair.deliver(pair.alice)
-    pair.bob.send_chunk(request_id, 0, b"x")
-    pair.bob.send_chunk(request_id, 1, b"x")
+    pair.bob.send_chunks(request_id, 0, b"x")
+    pair.bob.send_chunks(request_id, 1, b"x")
     pair.alice.cancel(request_id)
     pair.alice.cancel(request_id)
     assert pair.alice.free_requests == MAX_REQUESTS - 1, "it counts until the peer has answered"
     assert pair.deliver(pair.alice) == [events.RequestCancelled(request_id)]
-    assert not pair.bob.send_chunk(request_id, 2, b"x")
+    assert not pair.bob.send_chunks(request_id, 2, b"x")
     assert pair.deliver(pair.bob) == []
     assert pair.alice.free_requests == MAX_REQUESTS
     assert pair.alice.violations == pair.bob.violations == 0
@@ -254,7 +265,7 @@ def test_cancel_drops_what_is_on_its_way_and_both_sides_agree(pair: Pair) -> Non
 def test_cancel_that_crosses_the_last_chunk_is_ignored(pair: Pair) -> None:
     request_id = pair.alice.request_chunks(DIGEST, 0, 1)
     pair.deliver(pair.alice)
-    pair.bob.send_chunk(request_id, 0, b"x")
+    pair.bob.send_chunks(request_id, 0, b"x")
     pair.alice.cancel(request_id)
     assert pair.deliver(pair.alice) == []
     assert pair.deliver(pair.bob) == []
@@ -276,7 +287,7 @@ def test_any_order_of_requests_chunks_cancels_and_refusals_keeps_both_sides_agre
             case 2 | 3 if there:
                 request_id = chance.choice(sorted(there))
                 index, end = there[request_id]
-                if not pair.bob.send_chunk(request_id, index, b"x") or index + 1 == end:
+                if not pair.bob.send_chunks(request_id, index, b"x") or index + 1 == end:
                     del there[request_id]
                 else:
                     there[request_id][0] += 1
@@ -336,7 +347,7 @@ def run_every_verb(pair: Pair, *, expect_silence: bool) -> None:
     bob.send_table(DIGEST, 0, bytes(32))
     bob.refuse_table(DIGEST, 0, m.RefuseReason.OTHER)
     bob.cancel(1)
-    bob.send_chunk(1, 0, b"x")
+    bob.send_chunks(1, 0, b"x")
     bob.refuse_chunks(1, m.RefuseReason.OTHER)
     bob.share_peers([])
     bob.goodbye(m.GoodbyeReason.OTHER)
@@ -360,7 +371,11 @@ def test_misuse_is_our_own_error(pair: Pair) -> None:
         pair.alice.request_chunks(DIGEST, 0, 1)
     pair.deliver(pair.alice)
     with pytest.raises(LocalProtocolError, match="is next"):
-        pair.bob.send_chunk(1, 5, b"x")
+        pair.bob.send_chunks(1, 5, b"x")
+    with pytest.raises(LocalProtocolError, match="is next"):
+        pair.bob.send_chunks(1, 0, bytes(65_537))
+    with pytest.raises(LocalProtocolError, match="4 chunks"):
+        pair.bob.send_chunks(1, 0, bytes(3 * 65_536 + 1))
     say(pair.bob, m.RequestTable(DIGEST, 0, 2))
     with pytest.raises(LocalProtocolError, match="asked for"):
         pair.bob.send_table(DIGEST, 0, bytes(32))
@@ -377,10 +392,10 @@ def test_t20_our_own_catalogue_messages_are_paced_and_chunks_are_not(pair: Pair)
     pair.deliver(pair.bob)
     for number in range(150):
         pair.alice.query_blob(number.to_bytes(32, "big"), 1)
-    pair.alice.send_chunk(request_id, 0, b"x")
+    pair.alice.send_chunks(request_id, 0, b"x")
     sent = types(pair.alice)
     assert sent.count(m.MessageType.QUERY_BLOB) == 100
-    assert sent[-1] is m.MessageType.CHUNK
+    assert sent[-1] is m.MessageType.CHUNKS
     assert pair.alice.next_timer() == pytest.approx(1 / 40)
     assert types(pair.alice, 0.5).count(m.MessageType.QUERY_BLOB) == 20
     assert types(pair.alice, 60.0).count(m.MessageType.QUERY_BLOB) == 30

@@ -131,7 +131,7 @@ def test_unknown_flags_and_later_fields_are_ignored() -> None:
 # T6: unasked-for and lying data
 
 UNASKED: dict[str, Callable[[Pair], list[events.SessionEvent]]] = {
-    "chunk of no request": lambda p: say_raw(p.alice, 9, m.encode_chunk(77, 0, b"x")),
+    "chunk of no request": lambda p: say_raw(p.alice, 9, m.encode_chunks(77, 0, b"x")),
     "table of no request": lambda p: say(p.alice, m.Table(DIGEST, 0, bytes(32))),
     "holdings of no query": lambda p: say(p.alice, m.Holdings(DIGEST, 1, m.HoldingState.COMPLETE)),
     "offers of no question": lambda p: say(p.alice, m.Offers(EPOCH, 1, False, True, ())),
@@ -158,12 +158,22 @@ def test_t06_chunks_out_of_order_repeated_or_past_the_end_are_dropped() -> None:
     pair = Pair()
     request_id = pair.alice.request_chunks(DIGEST, 10, 2)
     for index in (9, 11, 12, 2**32 - 1):
-        assert say_raw(pair.alice, 9, m.encode_chunk(request_id, index, b"x")) == []
-    assert len(say_raw(pair.alice, 9, m.encode_chunk(request_id, 10, b"x"))) == 1
-    assert say_raw(pair.alice, 9, m.encode_chunk(request_id, 10, b"x")) == []
-    assert len(say_raw(pair.alice, 9, m.encode_chunk(request_id, 11, b"x"))) == 1
-    assert say_raw(pair.alice, 9, m.encode_chunk(request_id, 12, b"x")) == []
+        assert say_raw(pair.alice, 9, m.encode_chunks(request_id, index, b"x")) == []
+    assert len(say_raw(pair.alice, 9, m.encode_chunks(request_id, 10, b"x"))) == 1
+    assert say_raw(pair.alice, 9, m.encode_chunks(request_id, 10, b"x")) == []
+    assert len(say_raw(pair.alice, 9, m.encode_chunks(request_id, 11, b"x"))) == 1
+    assert say_raw(pair.alice, 9, m.encode_chunks(request_id, 12, b"x")) == []
     assert pair.alice.violations == 6
+
+
+def test_t06_a_run_that_goes_past_the_end_of_its_request_is_dropped() -> None:
+    pair = Pair()
+    request_id = pair.alice.request_chunks(DIGEST, 10, 2)
+    assert say_raw(pair.alice, 9, m.encode_chunks(request_id, 10, bytes(2 * 65_536 + 1))) == []
+    assert say_raw(pair.alice, 9, m.encode_chunks(request_id, 9, bytes(3 * 65_536))) == []
+    assert pair.alice.violations == 2
+    assert len(say_raw(pair.alice, 9, m.encode_chunks(request_id, 10, bytes(2 * 65_536)))) == 1
+    assert pair.alice.free_requests == MAX_REQUESTS
 
 
 @pytest.mark.parametrize(
@@ -191,9 +201,9 @@ def test_t06_table_page_of_another_length_or_place_is_dropped() -> None:
     assert pair.alice.violations == 4
 
 
-@pytest.mark.parametrize("size", [0, 8, 8 + 65_537])
+@pytest.mark.parametrize("size", [0, 14, 14 + 3 * 65_536 + 1])
 def test_t06_chunk_of_impossible_size_closes(size: int) -> None:
-    assert violated(say_raw(Pair().alice, m.MessageType.CHUNK, bytes(size)))
+    assert violated(say_raw(Pair().alice, m.MessageType.CHUNKS, bytes(size)))
 
 
 def test_t06_oversized_message_closes() -> None:
@@ -333,7 +343,7 @@ def test_every_input_when_closed_is_ignored(name: str) -> None:
 
 
 def test_every_input_has_its_expectation() -> None:
-    assert {message.TYPE for message in INPUTS.values()} | {m.MessageType.CHUNK} == set(m.MessageType)
+    assert {message.TYPE for message in INPUTS.values()} | {m.MessageType.CHUNKS} == set(m.MessageType)
     assert INPUTS.keys() == ACCEPTED.keys()
 
 

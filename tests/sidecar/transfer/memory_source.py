@@ -11,7 +11,8 @@ import anyio
 
 from sidecar.transfer.chunks import CHUNK_BYTES, ChunkSet, ChunkTable, hash_chunks
 from sidecar.transfer.fetch_types import BlobSpec
-from sidecar.transfer.source import ReceivedChunk, SourceLost, SourceRefused
+from sidecar.transfer.source import ReceivedChunks, SourceLost, SourceRefused
+from sidecar.transfer.source_state import UNIT_CHUNKS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,7 +93,7 @@ class MemorySource:
         return self.blob.table.hashes if self.faults.table is None else self.faults.table
 
     def request(self, digest: Digest, first: int, count: int) -> int:
-        assert 1 <= count <= 16
+        assert 1 <= count <= UNIT_CHUNKS
         request_id = next(self._ids)
         self.asked += range(first, first + count)
         self._requests.append((request_id, first, count))
@@ -103,7 +104,7 @@ class MemorySource:
         self.cancelled.append(request_id)
         self._requests = deque(request for request in self._requests if request[0] != request_id)
 
-    async def next_chunks(self) -> list[ReceivedChunk]:
+    async def next_chunks(self) -> list[ReceivedChunks]:
         await anyio.sleep(self.delay)
         while not self._requests:
             self._asked = anyio.Event()
@@ -126,6 +127,6 @@ class MemorySource:
                 data = data[:-1]
             wrong_index = index + 1 if faults.other_indexes else index
             chunks.append(
-                ReceivedChunk(request_id + 10_000 if faults.unknown_requests else request_id, wrong_index, data)
+                ReceivedChunks(request_id + 10_000 if faults.unknown_requests else request_id, wrong_index, data)
             )
         return chunks

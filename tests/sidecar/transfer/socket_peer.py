@@ -10,8 +10,8 @@ import struct
 from collections import deque
 from typing import TYPE_CHECKING
 
-from sidecar.transfer.chunks import ChunkSet
-from sidecar.transfer.source import ReceivedChunk, SourceLost, SourceRefused
+from sidecar.transfer.chunks import CHUNK_BYTES, ChunkSet
+from sidecar.transfer.source import ReceivedChunks, SourceLost, SourceRefused
 from sidecar.transfer.uploads import Refusal
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from sidecar.transfer.provide import Provider
 
 FRAME = struct.Struct("!IIII")
-REQUEST, CANCEL, TABLE, HOLDINGS, CHUNK, REFUSED = range(1, 7)
+RUN_BYTES = 3 * CHUNK_BYTES
+REQUEST, CANCEL, TABLE, HOLDINGS, CHUNKS, REFUSED = range(1, 7)
 RECEIVE_BYTES = 1 << 20
 
 
@@ -53,7 +54,7 @@ class SocketSource:
     def cancel(self, request_id: int) -> None:
         self._sock.send(FRAME.pack(CANCEL, request_id, 0, 0))
 
-    async def next_chunks(self) -> list[ReceivedChunk]:
+    async def next_chunks(self) -> list[ReceivedChunks]:
         while True:
             if chunks := await self._receive():
                 return chunks
@@ -64,7 +65,7 @@ class SocketSource:
             assert not await self._receive()
         return self._answers.popleft()
 
-    async def _receive(self) -> list[ReceivedChunk]:
+    async def _receive(self) -> list[ReceivedChunks]:
         try:
             got = await self._loop.sock_recv_into(self._sock, memoryview(self._buffer)[self._filled :])
         except OSError as error:
@@ -81,8 +82,8 @@ class SocketSource:
                 break
             body = bytes(view[start + FRAME.size : end])
             start = end
-            if kind == CHUNK:
-                chunks.append(ReceivedChunk(request_id, index, body))
+            if kind == CHUNKS:
+                chunks.append(ReceivedChunks(request_id, index, body))
             elif kind == REFUSED:
                 raise SourceRefused(request_id, gone=bool(index))
             else:
@@ -109,8 +110,9 @@ async def provide_on_socket(provider: Provider, digest: Digest, sock: socket.soc
                     await loop.sock_sendall(sock, FRAME.pack(REFUSED, batch.request_id, batch.gone, 0))
                     continue
                 frames: list[bytes | memoryview] = []
-                for offset, chunk in enumerate(batch.chunks):
-                    frames += [FRAME.pack(CHUNK, batch.request_id, batch.first + offset, len(chunk)), chunk]
+                for start in range(0, len(batch.data), RUN_BYTES):
+                    run = batch.data[start : start + RUN_BYTES]
+                    frames += [FRAME.pack(CHUNKS, batch.request_id, batch.first + start // CHUNK_BYTES, len(run)), run]
                 await loop.sock_sendall(sock, b"".join(frames))
 
         sending = asyncio.ensure_future(send())

@@ -34,7 +34,7 @@ class CountingProvider(Provider):
 
     served = 0
 
-    async def read_chunks(self, digest: Digest, first: int, count: int) -> list[memoryview]:
+    async def read_chunks(self, digest: Digest, first: int, count: int) -> memoryview:
         chunks = await super().read_chunks(digest, first, count)
         self.served += count
         return chunks

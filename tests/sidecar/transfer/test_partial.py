@@ -59,8 +59,17 @@ def test_t06_wrong_chunks_are_not_written(tmp_path: Path) -> None:
     with open_partial(tmp_path) as partial:
         bad = [(0, b"x" * CHUNK_BYTES), (1, BLOB.chunk(1)[:-1]), (2, BLOB.chunk(3)), (20, BLOB.chunk(20) + b"0")]
         report = partial.write_batch([*bad, *batch(7)])
-        assert report.wrong == [0, 1, 2, 3]
+        assert report.wrong == [(0, 0), (1, 1), (2, 2), (3, 20)]
         assert report.written == held(partial) == [7]
+
+
+def test_t06_of_chunks_that_came_together_the_right_ones_are_written(tmp_path: Path) -> None:
+    with open_partial(tmp_path) as partial:
+        report = partial.write_batch(
+            [(3, BLOB.chunk(3) + bytes(CHUNK_BYTES) + BLOB.chunk(5)), (0, BLOB.data[: 3 * CHUNK_BYTES])]
+        )
+        assert report.wrong == [(0, 4)]
+        assert report.written == held(partial) == [0, 1, 2, 3, 5]
 
 
 def test_resume_knows_what_was_written(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from sidecar.transfer.scheduler_events import (
     SourceBanned,
     SourceStalled,
 )
+from sidecar.transfer.source_state import UNIT_CHUNKS
 
 
 def partial_set(total: int, *indexes: int) -> ChunkSet:
@@ -43,14 +44,14 @@ def deliver(plan: Scheduler, request: Request, now: float, count: int | None = N
 
 
 def test_one_complete_source_is_asked_in_file_order_in_whole_units() -> None:
-    plan = scheduler(100, b"a")
-    assert [(r.first, r.count) for r in requests(plan)] == [(0, 16), (16, 16), (32, 16), (48, 16)]
+    plan = scheduler(200, b"a")
+    assert [(r.first, r.count) for r in requests(plan)] == [(0, 24), (24, 24), (48, 24), (72, 24)]
     assert requests(plan) == []
 
 
 def test_two_sources_share_the_front() -> None:
-    asked = requests(scheduler(64, b"a", b"b"))
-    assert sorted(r.first for r in asked) == [0, 16, 32, 48]
+    asked = requests(scheduler(96, b"a", b"b"))
+    assert sorted(r.first for r in asked) == [0, 24, 48, 72]
     assert {r.source for r in asked} == {b"a", b"b"}
 
 
@@ -63,12 +64,12 @@ def test_held_chunks_are_not_asked_for() -> None:
 
 
 def test_rarest_unit_first_and_ties_start_where_told() -> None:
-    plan = Scheduler(96, ChunkSet(96), first_unit=3)
-    plan.add_source(b"all", ChunkSet.full(96), now=0.0)
-    holdings = ChunkSet(96)
-    holdings.add_range(48, 32)  # units 3 and 4
+    plan = Scheduler(144, ChunkSet(144), first_unit=3)
+    plan.add_source(b"all", ChunkSet.full(144), now=0.0)
+    holdings = ChunkSet(144)
+    holdings.add_range(72, 48)  # units 3 and 4
     plan.add_source(b"part", holdings, now=0.0)
-    from_all = [r.first // 16 for r in requests(plan) if r.source == b"all"]
+    from_all = [r.first // UNIT_CHUNKS for r in requests(plan) if r.source == b"all"]
     assert from_all[0] == 5  # after the common 3 and 4, in the rotated order
     assert from_all[:3] == [5, 0, 1]
 
@@ -92,13 +93,13 @@ def test_window_follows_speed() -> None:
             queue += requests(target, now)
             if not queue:
                 break
-        speed = 16 * CHUNK_BYTES / step
+        speed = UNIT_CHUNKS * CHUNK_BYTES / step
         expected = speed * 0.25 / CHUNK_BYTES
         owed = target.sources[b"a"].in_flight
         if name == "fast":
             assert owed > 200  # 500 MB/s: up to the cap of 256
         else:
-            assert owed <= max(2 * expected, 32), "a slow source must not owe minutes of data"
+            assert owed <= max(2 * expected, 2 * UNIT_CHUNKS), "a slow source must not owe minutes of data"
 
 
 @pytest.mark.parametrize("sources", [1, 3, 20, 64])
@@ -135,6 +136,17 @@ def test_t06_unrequested_chunk_is_a_strike(ticket_offset: int, index: int) -> No
     assert plan.next_event() == SourceBanned(b"a")
 
 
+def test_chunks_that_come_together_are_all_owed_or_the_source_is_struck() -> None:
+    plan = scheduler(128, b"a")
+    request = requests(plan)[0]
+    assert plan.arrived(b"a", request.ticket, 1, 3, now=0.0) is Arrival.CHECK
+    assert plan.in_flight == 4 * UNIT_CHUNKS
+    assert plan.arrived(b"a", request.ticket, 3, 2, now=0.0) is Arrival.UNREQUESTED, "3 came before"
+    assert plan.arrived(b"a", request.ticket, UNIT_CHUNKS - 1, 2, now=0.0) is Arrival.UNREQUESTED, "past the end"
+    plan.verified([1, 2, 3])
+    assert plan.have.count == 3
+
+
 def test_same_chunk_twice_is_a_strike() -> None:
     plan = scheduler(128, b"a")
     request = requests(plan)[0]
@@ -167,11 +179,11 @@ def test_late_chunk_of_a_cancelled_request_is_used() -> None:
 
 
 def test_end_game_duplicates_to_the_idle_and_cancels_the_loser() -> None:
-    plan = scheduler(32, b"slow", b"fast")
+    plan = scheduler(48, b"slow", b"fast")
     by_source = {r.source: r for r in requests(plan)}
     deliver(plan, by_source[b"fast"], 0.2)
     (extra,) = requests(plan, now=0.2)
-    assert (extra.source, extra.first, extra.count) == (b"fast", by_source[b"slow"].first, 16)
+    assert (extra.source, extra.first, extra.count) == (b"fast", by_source[b"slow"].first, 24)
     assert requests(plan, now=0.3) == [], "two copies are enough"
     deliver(plan, extra, 0.4)
     assert plan.complete

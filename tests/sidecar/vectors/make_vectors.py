@@ -181,7 +181,12 @@ def messages() -> list[tuple[str, int, Json, bytes]]:
             {"request_id": 4_000_000_000, "digest": d, "first": 1_000, "count": 256},
             u32(4_000_000_000) + DIGEST + u32(1_000) + u32(256),
         ),
-        ("chunk", 9, {"request_id": 7, "index": 1_001, "data": "c0ffee"}, u32(7) + u32(1_001) + b"\xc0\xff\xee"),
+        (
+            "chunks",
+            9,
+            {"request_id": 7, "first": 1_001, "data": "c0ffee"},
+            u32(7) + u32(1_001) + bytes(6) + b"\xc0\xff\xee",
+        ),
         ("cancel", 10, {"request_id": 7}, u32(7)),
         ("refuse", 11, {"subject": 0, "reason": 2, "request_id": 7}, b"\x00\x02" + u32(7)),
         ("refuse", 11, {"subject": 1, "reason": 1, "digest": d, "first": 4096}, b"\x01\x01" + DIGEST + uint(4096)),
