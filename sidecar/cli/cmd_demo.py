@@ -9,7 +9,6 @@ from typing import Any
 
 import typer
 
-from sidecar.bridge_errors import translate
 from sidecar.cli.output import Output
 from sidecar.cli.session import Json
 from sidecar.errors import SidecarError
@@ -18,6 +17,7 @@ from sidecar.errors import SidecarError
 def demo(json: Json = False) -> None:
     """Show the main job on this machine: noticed, announced, fetched, verified, installed, and a liar refused."""
     from ollama_bridge.errors import OllamaBridgeError
+    from sidecar.bridge_errors import translate
     from sidecar.demo.steps import Steps
     from sidecar.demo.story import tell
 
