@@ -102,9 +102,9 @@ class Fetch:
         self._partial: PartialFile | None = None
         self._scheduler: Scheduler | None = None
         self._peers: dict[bytes, Peer] = {}
-        self._seen: set[bytes] = set()
+        self._holders: set[bytes] = set()
         self._liars: set[bytes] = set()
-        """Keys of all sources so far, and of those that are not asked any more because of what they sent."""
+        """Keys of all sources so far that may hold something, and of those that are banned for what they sent."""
         self._search = TableSearch(spec, self._limits, table)
         self._ready = anyio.Event()
         self._inbox: list[tuple[bytes, ReceivedChunks]] = []
@@ -304,7 +304,7 @@ class Fetch:
 
     def _patience_without_source(self) -> float:
         """An honest source that left may come back; one that is banned may not."""
-        return self._limits.only_liars_s if self._liars and self._seen <= self._liars else self._limits.no_source_s
+        return self._limits.only_liars_s if self._liars and self._holders <= self._liars else self._limits.no_source_s
 
     # --- sources -------------------------------------------------------------------------------------------------
 
@@ -316,7 +316,7 @@ class Fetch:
                     replaced.scope.cancel()
                     self._forget(replaced)
                 peer = self._peers[change.source.key] = Peer(change.source)
-                self._seen.add(change.source.key)
+                self._holders.add(change.source.key)
                 self._joined_at = anyio.current_time()
                 tasks.start_soon(self._run_peer, peer)
             elif peer_or_none := self._peers.get(change.key):
@@ -378,6 +378,10 @@ class Fetch:
             for _ in range(self._search.lies.pop(key, 0)):
                 scheduler.strike(key)
             scheduler.add_source(key, holdings, now=anyio.current_time())
+        if holdings.count:
+            self._holders.add(key)
+        else:  # a member that knows the entry and no more
+            self._holders.discard(key)
         peer.complete = holdings.complete
         self._wake.set()
 

@@ -49,7 +49,7 @@ class FetchLimits:
     no_source_s: float = 30.0
     """Without a source that has what is missing: time for a peer to reconnect or another to be found."""
     only_liars_s: float = 3.0
-    """When every source there ever was sent wrong data and is banned: there is nobody to wait for but a newcomer."""
+    """When every source that held something sent wrong data and is banned: nobody is left to wait for but a newcomer."""
     nothing_came_s: float = 120.0
     """With sources, but without one verified chunk: a stalled source is tried again twice in this time."""
     answer_s: float = 15.0

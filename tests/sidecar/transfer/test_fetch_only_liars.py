@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from sidecar.errors import ChunkMismatch
+from sidecar.transfer.chunks import ChunkSet
 from sidecar.transfer.fetch import Fetch
 from sidecar.transfer.fetch_types import FetchLimits
 from sidecar.transfer.pool import SourcePool
@@ -25,6 +26,15 @@ LIMITS = FetchLimits(no_source_s=60.0, only_liars_s=0.2, retry_s=0.02, answer_s=
 @pytest.mark.parametrize("faults", [Faults(wrong_chunks=True), Faults(table=b"x" * 32)], ids=["chunks", "table"])
 async def test_t06_only_liars_are_not_waited_for(tmp_path: Path, faults: Faults) -> None:
     pool = SourcePool([MemorySource(b"liar", BLOB, faults)])
+    await refused(tmp_path, pool)
+
+
+async def test_t06_members_that_hold_nothing_are_not_waited_for(tmp_path: Path) -> None:
+    empty = MemorySource(b"empty", BLOB, have=ChunkSet(BLOB.spec.count))
+    await refused(tmp_path, SourcePool([MemorySource(b"liar", BLOB, Faults(wrong_chunks=True)), empty]))
+
+
+async def refused(tmp_path: Path, pool: SourcePool) -> None:
     running = Fetch(BLOB.spec, pool, tmp_path / "partial", tmp_path / "blobs", limits=LIMITS)
     with anyio.fail_after(10), pytest.raises(ChunkMismatch, match="wrong data"):
         await running.run()
