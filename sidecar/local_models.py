@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -20,6 +21,7 @@ from ollama_bridge.errors import OllamaBridgeError, OllamaUnavailable
 from ollama_bridge.registry.one_time import backed_up, is_one_time
 from ollama_bridge.watch import watch_store
 
+from .errors import SidecarError
 from .events import AdapterAppeared, AdapterRemoved, OllamaLost, OllamaRestored
 
 if TYPE_CHECKING:
@@ -143,11 +145,11 @@ class LocalModels:
                             self._set(store, name, manifest, is_adapter=name in event.adapters)
                         self.known.set()
                         for model in self.adapters:
-                            await self._appeared(model)
+                            await self._tell(self._appeared, model)
                     case changes.AdapterAppeared():
                         model = self._set(store, event.name, event.manifest, is_adapter=True)
                         self._emit(AdapterAppeared(event.name.display, str(model.adapters[0]), model.size))
-                        await self._appeared(model)
+                        await self._tell(self._appeared, model)
                     case changes.AdapterRemoved() | changes.ModelRemoved():
                         await self._removed(event.name)
                     case changes.ModelAppeared() | changes.ModelChanged():
@@ -174,7 +176,14 @@ class LocalModels:
         model = self.models.pop(name, None)
         if model is not None and model.adapters:
             self._emit(AdapterRemoved(name.display, str(model.adapters[0])))
-            await self._removed_from(model)
+            await self._tell(self._removed_from, model)
+
+    async def _tell(self, handler: ModelHandler, model: LocalModel) -> None:
+        """What goes wrong with one adapter (its file vanished, the disk is full) must not end the watching of all."""
+        try:
+            await handler(model)
+        except (SidecarError, OSError, sqlite3.Error) as error:
+            log.warning("%s: %s", model.name, error)
 
     # --- through the API only ------------------------------------------------------------------------------------------
 
@@ -207,7 +216,7 @@ class LocalModels:
             if model.adapters:
                 if not first:
                     self._emit(AdapterAppeared(listed.name.display, str(model.adapters[0]), 0))
-                await self._appeared(model)
+                await self._tell(self._appeared, model)
         for name in set(self.models) - present:
             self._shown.pop(name, None)
             await self._removed(name)

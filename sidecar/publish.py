@@ -217,6 +217,8 @@ class Publisher:
             await self.share(model.name.display, room, ShareOptions(), asked=False)
         except SidecarError as error:
             self._emit(ShareRefused(model.name.display, error.cause))
+        except OSError as error:  # its file vanished or cannot be read; the next change of the store tries again
+            self._emit(ShareRefused(model.name.display, f"It cannot be read: {error}."))
 
     def _is_offered(self, entry: SignedEntry, model: LocalModel) -> bool:
         """Whether an entry of ours offers exactly the adapter of a model, and we serve it: nothing to hash again."""
