@@ -269,7 +269,7 @@ class Installer:
                     size=blob.size,
                     base=base,
                     wanted=wanted,
-                    force=options.force or await self._is_ours(wanted, base, blob.digest),
+                    force=options.force or await self._is_ours(wanted, base, entry),
                     store=self._store,
                 )
                 with anyio.CancelScope(shield=True):  # the model is there: it must be known as ours
@@ -293,10 +293,11 @@ class Installer:
         )
         await self._journal.run(lambda journal: journal.save_install(row))
 
-    async def _is_ours(self, wanted: ModelName, base: ModelName, adapter: Digest) -> bool:
+    async def _is_ours(self, wanted: ModelName, base: ModelName, entry: SignedEntry) -> bool:
         """Whether the name may be taken without `--force`: it holds what we installed, unchanged, or the very same thing.
 
-        The second is what a kill between Ollama's last step and our note of it leaves.
+        What we installed must be of the same publisher: another one's adapter of that name does not take its place
+        unasked (T10). The very same thing is what a kill between Ollama's last step and our note of it leaves.
         """
         here = {model.name.folded: model for model in await self._client.tags()}
         present = here.get(wanted.folded)
@@ -304,8 +305,10 @@ class Installer:
             return False
         rows = await self._journal.run(lambda journal: journal.installs())
         row = next((each for each in rows if ModelName.parse(each.name).folded == wanted.folded), None)
-        if row is not None and row.manifest_digest == f"sha256:{present.manifest_digest}":
+        is_unchanged = row is not None and row.manifest_digest == f"sha256:{present.manifest_digest}"
+        if row is not None and is_unchanged and row.publisher == entry.publisher:
             return True
+        adapter = Digest.parse(entry.entry.blob.digest)
         return await to_thread.run_sync(self._is_base_with, present.name, base, adapter)
 
     def _is_base_with(self, name: ModelName, base: ModelName, adapter: Digest) -> bool:

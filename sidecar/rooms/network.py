@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from sidecar.transfer.bandwidth import TokenBucket
     from sidecar.transfer.pool import SourcePool
     from sidecar.transfer.provide import Provider
+    from sidecar.transfer.uploads import PeerUploads
     from sidecar.trust.keyring import Keyring
 
     from .key import RoomKey
@@ -152,6 +153,8 @@ class RoomNetwork:
         try:
             reason = await connection.run()
             log.info("peer %s at %s: %s", connection.key.hex()[:12], address, reason)
+        except Exception:  # as in `_serve`
+            log.exception("connection with %s at %s", connection.key.hex()[:12], address)
         finally:
             self._sent_before += connection.sent_bytes
             if self.connections.get(connection.key) is connection:
@@ -355,9 +358,16 @@ class RoomNetwork:
             cap=self._room_cap(link.room_id),
             exempt=self._lan_exempt and link.is_lan,
         )
-        self._tasks.start_soon(link.serve, uploads)
+        self._tasks.start_soon(self._serve, link, uploads)
         self._emit(PeerConnected(link.peer_key.hex(), room_hex, link.connection.address))
         self._emit(PeersUpdated(room_hex, len(self.links(link.room_id))))
+
+    async def _serve(self, link: RoomLink, uploads: PeerUploads) -> None:
+        try:
+            await link.serve(uploads)
+        except Exception:  # a fault of ours with one peer must not end the daemon for all
+            log.exception("serving %s", link.peer_key.hex()[:12])
+            link.connection.end_link(link, GoodbyeReason.OTHER, "serving failed")
 
     def _proof_failed(self, link: RoomLink) -> None:
         self.bad_input["proof"] += 1

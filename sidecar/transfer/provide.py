@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import anyio
 from anyio import to_thread
 
+from ollama_bridge.errors import StoreError
 from sidecar.transfer.bandwidth import TokenBucket
 from sidecar.transfer.chunks import chunk_count
 from sidecar.transfer.provided import ChunksRefused, FileChanged, ProvidedBlob, read_verified
@@ -107,7 +108,7 @@ class Provider:
             raise ChunksRefused("not held yet")
         try:
             return await to_thread.run_sync(read_verified, blob, first, count, limiter=self._threads)
-        except (OSError, FileChanged) as error:
+        except (OSError, StoreError, FileChanged) as error:
             if self._blobs.get(digest) is blob:
                 del self._blobs[digest]
                 self._withdrawn(digest, f"its file cannot be served any more: {error}")

@@ -12,7 +12,7 @@ from hyperdht import KeyPair, SecretStream
 from hyperdht.io.tcp import connect_tcp
 from hyperdht.protomux import Channel, ChannelClosed, ChannelMessageReceived, ChannelOpened, Mux
 from sidecar.rooms import session_events as events
-from sidecar.rooms.messages import PROTOCOL, MessageType, Offer, RefuseReason, encode_chunk
+from sidecar.rooms.messages import PROTOCOL, MessageType, Offer, RefuseReason, encode_chunks
 from sidecar.rooms.session import RoomSession
 from sidecar.transfer.chunks import CHUNK_BYTES, HASH_BYTES, ChunkSet, chunk_count
 
@@ -60,6 +60,8 @@ class Liar:
     ended: anyio.Event = field(default_factory=anyio.Event)
     proved: anyio.Event = field(default_factory=anyio.Event)
     asked_for_chunks: anyio.Event = field(default_factory=anyio.Event)
+    silent_from: anyio.Event = field(default_factory=anyio.Event)
+    """Set it to read nothing any more."""
     sequence: int = 0
 
     def __post_init__(self) -> None:
@@ -95,6 +97,8 @@ class Liar:
                     while (event := self.mux.next_event()) is not None:
                         self._hear(event)
                 await self.flush()
+                if self.silent_from.is_set():
+                    await anyio.sleep_forever()
         except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
             self.ended.set()
 
@@ -138,11 +142,11 @@ class Liar:
             data = self.blob[start : start + CHUNK_BYTES] if self.lies.chunk is None else self.lies.chunk
             data = data[: len(data) - self.lies.short_by]
             if self.lies.index_shift:
-                self.raw(MessageType.CHUNK, encode_chunk(request_id, index + self.lies.index_shift, data))
+                self.raw(MessageType.CHUNKS, encode_chunks(request_id, index + self.lies.index_shift, data))
             else:
-                self.session.send_chunk(request_id, index, data)
+                self.session.send_chunks(request_id, index, data)
         for number in range(self.lies.unasked):
-            self.raw(MessageType.CHUNK, encode_chunk(900_000 + number, 0, b"z" * CHUNK_BYTES))
+            self.raw(MessageType.CHUNKS, encode_chunks(900_000 + number, 0, b"z" * CHUNK_BYTES))
 
     def raw(self, message_type: int, body: bytes) -> None:
         """Any message at all; the session is not asked."""

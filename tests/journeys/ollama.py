@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
@@ -12,8 +15,6 @@ from ollama_bridge.digests import Digest, hash_file
 from ollama_bridge.names import ModelName
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ollama_bridge.client import ShownModel
 
 BASE = "tiny-base"
@@ -68,9 +69,11 @@ def run_adapter(url: str, files: Path, name: str, file: str = "adapter.gguf") ->
 
 
 def contents(store: Path) -> dict[str, str]:
-    """Every manifest and blob of a store, by path, with the SHA-256 of what is in it."""
-    return {
-        path.relative_to(store).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(store.rglob("*"))
-        if path.is_file()
-    }
+    """Every manifest and blob of a store, by path, with the SHA-256 of what is in it. Files may vanish meanwhile."""
+    found = {}
+    for folder, _, names in os.walk(store):
+        for name in names:
+            path = Path(folder, name)
+            with suppress(FileNotFoundError):
+                found[path.relative_to(store).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return dict(sorted(found.items()))

@@ -171,7 +171,7 @@ async def test_t06_entry_that_lies_about_its_file_never_becomes_a_model(tmp_path
     "garbage",
     [
         (MessageType.ENTRIES, b"\xff" * 100),
-        (MessageType.CHUNK, b"\x01"),
+        (MessageType.CHUNKS, b"\x01"),
         (MessageType.OFFERS, bytes(200_000)),
         (99, b"what is this"),
     ],
