@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Address = tuple[str, int]
-ConnectionHandler = Callable[[SecretStream, str], Awaitable[None]]
-"""Runs one connection (stream, "host:port") until it ends."""
+ConnectionHandler = Callable[[SecretStream, str], Awaitable[bool]]
+"""Runs one connection (stream, "host:port") until it ends; whether the peer was a member of a room of ours."""
 
 HANDSHAKE_TIMEOUT_S = 10.0
 MAX_HANDSHAKES = 32
@@ -99,10 +99,12 @@ class LanNetwork:
         label = f"{address[0]}:{address[1]}"
         delay = REDIAL_FIRST_S
         while True:
-            started = anyio.current_time()
-            if not self._connected(label):
-                await self._try(address)
-            delay = REDIAL_FIRST_S if anyio.current_time() - started > REDIAL_MAX_S else min(delay * 2, REDIAL_MAX_S)
+            if self._connected(label):
+                delay = REDIAL_MAX_S  # it connected to us; look now and then whether it still is
+            else:
+                # A member that is lost is probably restarting, so it is looked for at once, however short it was here.
+                was_member = await self._try(address)
+                delay = REDIAL_FIRST_S if was_member else min(delay * 2, REDIAL_MAX_S)
             await anyio.sleep(delay)
 
     async def _dial_found(self, peer: LanPeer) -> None:
@@ -110,20 +112,20 @@ class LanNetwork:
         try:
             for attempt in range(MDNS_TRIES):
                 for host in peer.addresses:
-                    if self._connected(f"{host}:{peer.port}") or await self._try((host, peer.port)):
+                    if self._connected(f"{host}:{peer.port}") or await self._try((host, peer.port)) is not None:
                         return
                 await anyio.sleep(REDIAL_FIRST_S * 2**attempt)
         finally:
             self._dialling.discard(peer.instance)
 
-    async def _try(self, address: Address) -> bool:
-        """Dial once; whether there was a connection (which has ended by now)."""
+    async def _try(self, address: Address) -> bool | None:
+        """Dial once. None without a connection; else it has ended by now, and whether it was with a member."""
         try:
             with anyio.fail_after(HANDSHAKE_TIMEOUT_S):
                 sock = await connect_tcp(*address)
         except (OSError, TimeoutError) as error:
             log.debug("cannot reach %s port %d: %s", *address, str(error) or "no answer")
-            return False
+            return None
         return await self._run_stream(sock, is_initiator=True)
 
     async def _accept(self, listener: TcpListener) -> None:
@@ -140,11 +142,11 @@ class LanNetwork:
                     tasks.start_soon(self._run_accepted, sock)
 
     async def _run_accepted(self, sock: TcpStream) -> None:
-        if not await self._run_stream(sock, is_initiator=False):
+        if await self._run_stream(sock, is_initiator=False) is None:
             self.refused += 1
 
-    async def _run_stream(self, sock: TcpStream, *, is_initiator: bool) -> bool:
-        """Handshake, then the connection to its end; whether the handshake succeeded."""
+    async def _run_stream(self, sock: TcpStream, *, is_initiator: bool) -> bool | None:
+        """Handshake, then the connection to its end: whether it was with a member, None if the handshake failed."""
         host, port = sock.remote_address
         self._handshaking += 1
         self._hosts[host] += 1
@@ -160,10 +162,9 @@ class LanNetwork:
             )
         except HyperDHTError as error:
             log.debug("no connection with %s: %s", host, error)
-            return False
+            return None
         finally:
             self._handshaking -= 1
             self._hosts[host] -= 1
             self._hosts += Counter()  # drops the zeros
-        await self._on_connection(stream, f"{host}:{port}")
-        return True
+        return await self._on_connection(stream, f"{host}:{port}")

@@ -141,12 +141,16 @@ class RoomNetwork:
             self._tasks = tasks
             await self._statements.run(self._placed)
 
-    async def run_connection(self, stream: SecretStream, address: str, *, is_lan: bool = True) -> None:
-        """Serve one connection to its end, unless the peer is connected already or not wanted."""
+    async def run_connection(self, stream: SecretStream, address: str, *, is_lan: bool = True) -> bool:
+        """Serve one connection to its end, unless the peer is connected already or not wanted.
+
+        Returns:
+            Whether the peer proved to be a member of a room of ours.
+        """
         connection = PeerConnection(stream, address, self, clock=self._clock, is_lan=is_lan)
         if not await self._admit(connection):
             await stream.aclose()
-            return
+            return False
         self.connections[connection.key] = connection
         for room in self.rooms.values():
             connection.open_room(room.key)
@@ -159,6 +163,7 @@ class RoomNetwork:
             self._sent_before += connection.sent_bytes
             if self.connections.get(connection.key) is connection:
                 del self.connections[connection.key]
+        return connection.had_member
 
     async def close(self) -> None:
         """Say goodbye everywhere."""
@@ -348,7 +353,7 @@ class RoomNetwork:
         return True
 
     def _proved(self, link: RoomLink) -> None:
-        link.proved = True
+        link.proved = link.connection.had_member = True
         room_hex = link.room_id.hex()
         link.session.ask_since()
         assert self._tasks is not None

@@ -74,6 +74,8 @@ class PeerConnection:
         self.connected_at = clock()
         self.bad_statements = 0
         """Entries with a wrong signature or content that this peer brought."""
+        self.had_member = False
+        """Whether the peer proved to be a member of any room."""
         self.links: dict[bytes, RoomLink] = {}
         """By room id; not all of them are proved."""
         self._handler = handler
