@@ -20,7 +20,7 @@ from . import session_events as events
 from .messages import VERSION, Goodbye, GoodbyeReason, Message, MessageType, OpenHandshake, encode
 
 if TYPE_CHECKING:
-    from hyperdht.buffers import BytesLike
+    from hyperdht.buffers import Body, BytesLike
 
 MAX_VIOLATIONS = 8
 """Unasked-for messages before the channel is closed: a faulty peer should show up in the log, not fill it."""
@@ -31,7 +31,7 @@ UNPACED = frozenset(
 )
 """Bounded by what was asked for, not by a rate."""
 
-Outgoing = tuple[int, "BytesLike"]
+Outgoing = tuple[int, "Body"]
 
 
 class State(Enum):

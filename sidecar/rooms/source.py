@@ -130,10 +130,11 @@ class LinkSource:
             raise SourceLost
 
     async def _wait(self) -> None:
+        if self._changed.is_set():
+            self._changed = anyio.Event()
         await self._changed.wait()
         self._check()
 
     def _notify(self) -> None:
-        # A new event each time: several tasks of the fetch may wait for different answers at once.
+        # All who wait look at what came; several tasks of the fetch may wait for different answers at once.
         self._changed.set()
-        self._changed = anyio.Event()

@@ -46,7 +46,7 @@ class Scheduler:
         self._wanted = ChunkSet(total)
         for first, length in have.missing_runs():
             self._wanted.add_range(first, length)
-        self._pending: Counter[int] = Counter()
+        self._pending: dict[int, int] = {}  # how many sources owe a chunk
         self._checking: set[int] = set()
         self._units = -(-total // UNIT_CHUNKS)
         self._first_unit = first_unit % self._units if self._units else 0
@@ -260,7 +260,7 @@ class Scheduler:
         request = source.issue(next(self._tickets), first, length, now)
         for index in range(first, first + length):
             self._wanted.discard(index)
-            self._pending[index] += 1
+            self._pending[index] = self._pending.get(index, 0) + 1
         requests.append(request.request)
 
     def _end_game(self, requests: list[Request], now: float) -> None:
@@ -273,7 +273,7 @@ class Scheduler:
                 for other in self.sources.values()
                 if other is not idle
                 for ticket in other.tickets.values()
-                if all(self._pending[i] == 1 and idle.holdings.has(i) for i in ticket.indexes())
+                if all(self._pending.get(i) == 1 and idle.holdings.has(i) for i in ticket.indexes())
             ]
             left, ticket = max(owed, key=lambda pair: (pair[0], pair[1].ticket), default=(0.0, None))
             if ticket is None or left <= idle.seconds_for(ticket.left, like=self.sources[ticket.request.source]):
@@ -297,9 +297,10 @@ class Scheduler:
             self._want(index)
 
     def _forget_pending(self, index: int) -> None:
-        self._pending[index] -= 1
-        if not self._pending[index]:
+        if self._pending[index] == 1:
             del self._pending[index]
+        else:
+            self._pending[index] -= 1
 
     def _want(self, index: int) -> None:
         """Make a chunk wanted again, unless it is held or on its way."""

@@ -98,9 +98,11 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def seal(push: SecretStreamPush, message: bytes, tag: int = 0) -> bytearray:
-    sealed = bytearray(len(message) + 17)
-    push.seal_into(sealed, message, tag)
-    return sealed
+    out = bytearray(b"r" * crypto.SECRETSTREAM_ROOM_BYTES + bytes(len(message) + 17) + b"after")
+    push.seal_into(memoryview(out), crypto.SECRETSTREAM_ROOM_BYTES, message, tag)
+    assert out[: crypto.SECRETSTREAM_ROOM_BYTES] == b"r" * crypto.SECRETSTREAM_ROOM_BYTES
+    assert out[-5:] == b"after"
+    return out[crypto.SECRETSTREAM_ROOM_BYTES : -5]
 
 
 @pytest.mark.usefixtures("library")

@@ -6,6 +6,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Self
 
+from hyperdht.buffers import Parts
 from hyperdht.errors import DecodeError
 from sidecar.catalogue.envelope import SHORT_ID_BYTES
 from sidecar.transfer.chunks import HASH_BYTES, MAX_CHUNKS
@@ -199,9 +200,9 @@ class Refuse:
         raise DecodeError(f"refusal of an unknown subject {subject}")
 
 
-def encode_chunks(request_id: int, first: int, data: BytesLike) -> bytes:
-    """The body of a message with chunk `first` and those that follow it, at most three, in one piece."""
-    return b"".join((CHUNKS_HEAD.pack(request_id, first, CHUNKS_PADDING), data))
+def encode_chunks(request_id: int, first: int, data: BytesLike) -> Parts:
+    """The body of a message with chunk `first` and those that follow it, at most three. `data` is not copied."""
+    return Parts(CHUNKS_HEAD.pack(request_id, first, CHUNKS_PADDING), data)
 
 
 def split_chunks(body: memoryview) -> tuple[int, int, memoryview]:

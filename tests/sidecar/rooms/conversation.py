@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hyperdht.buffers import Body, parts_of
 from sidecar.rooms import session_events as events
 from sidecar.rooms.key import RoomKey
 from sidecar.rooms.messages import MessageType, encode
@@ -34,14 +35,19 @@ def drain(machine: RoomSession) -> list[events.SessionEvent]:
     return happened
 
 
+def whole(body: Body) -> bytes:
+    """A body as it comes out at the other end."""
+    return b"".join(parts_of(body))
+
+
 def say(machine: RoomSession, message: Message, now: float = 0.0) -> list[events.SessionEvent]:
     """Give a session a message of its peer's, and return what it makes of it."""
     return say_raw(machine, message.TYPE, encode(message), now)
 
 
-def say_raw(machine: RoomSession, message_type: int, body: bytes, now: float = 0.0) -> list[events.SessionEvent]:
+def say_raw(machine: RoomSession, message_type: int, body: Body, now: float = 0.0) -> list[events.SessionEvent]:
     """The same with any bytes."""
-    machine.receive(message_type, memoryview(body), now)
+    machine.receive(message_type, memoryview(whole(body)), now)
     return drain(machine)
 
 
@@ -60,7 +66,7 @@ class Pair:
         """Bring what one side has to say to the other, and return what happened there."""
         receiver = self.bob if sender is self.alice else self.alice
         for message_type, body in sender.messages_to_send(self.now):
-            receiver.receive(message_type, memoryview(bytes(body)), self.now)
+            receiver.receive(message_type, memoryview(whole(body)), self.now)
         return drain(receiver)
 
     def exchange(self) -> tuple[list[events.SessionEvent], list[events.SessionEvent]]:

@@ -15,7 +15,7 @@ from sidecar.rooms.session import State
 from sidecar.rooms.session_blobs import MAX_SUBSCRIBED
 from sidecar.transfer.chunks import ChunkSet
 from tests.sidecar.catalogue.made import entry, withdrawal
-from tests.sidecar.rooms.conversation import DIGEST, Pair, drain, say, session, types
+from tests.sidecar.rooms.conversation import DIGEST, Pair, drain, say, session, types, whole
 
 EPOCH = b"e" * 16
 
@@ -409,7 +409,7 @@ def test_t20_who_keeps_to_the_pace_is_never_cut_off_even_after_a_stall(pair: Pai
             pair.alice.query_blob(tick.to_bytes(32, "big"), 1)
         for message_type, body in pair.alice.messages_to_send(tick * 0.1):
             held_back.append(m.MessageType(message_type))
-            pair.bob.receive(message_type, memoryview(bytes(body)), 10.0)
+            pair.bob.receive(message_type, memoryview(whole(body)), 10.0)
     assert len(held_back) > 400
     assert pair.bob.state is State.OPEN
 

@@ -3,7 +3,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from ..buffers import BytesLike
+from ..buffers import Body, BytesLike
 
 if TYPE_CHECKING:
     from .mux import Mux
@@ -65,7 +65,7 @@ class Channel:
         """
         self._mux.open_channel(self, handshake)
 
-    def send(self, type: int, body: BytesLike) -> None:
+    def send(self, type: int, body: Body) -> None:
         """Send a message; dropped in silence when the channel is closed, since the peer may have closed it meanwhile.
 
         While the mux is corked, `body` must not change until the messages are taken.

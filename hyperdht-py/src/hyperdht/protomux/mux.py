@@ -17,7 +17,7 @@ Source: protomux 3.12.1 `index.js`; docs/protocol/protomux.md says where we are 
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from ..buffers import BytesLike
+from ..buffers import Body, BytesLike
 from ..encoding import Reader, encode_uint
 from ..errors import LocalProtocolError, RemoteProtocolError
 from .channel import Channel, Key
@@ -202,7 +202,7 @@ class Mux:
         else:
             self._waiting[channel.local_id] = channel.keys
 
-    def send_message(self, channel: Channel, type: int, body: BytesLike) -> None:
+    def send_message(self, channel: Channel, type: int, body: Body) -> None:
         """`Channel.send`."""
         if not (channel.open_sent or channel.closed):
             raise LocalProtocolError(f"{channel} must be opened before anything is sent")
@@ -371,7 +371,7 @@ class Mux:
         if self._early_bytes > self._limits.early_bytes:
             raise RemoteProtocolError(f"more than {self._limits.early_bytes} bytes for channels that are not open here")
 
-    def _send(self, channel_id: int, type: int, body: BytesLike) -> None:
+    def _send(self, channel_id: int, type: int, body: Body) -> None:
         item = Item(channel_id, encode_uint(type), body)
         if not self._corked:
             self._messages.append(item.message())

@@ -12,7 +12,7 @@ Source: protomux 3.12.1 `index.js`; docs/protocol/protomux.md.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..buffers import BytesLike
+from ..buffers import Body, BytesLike, parts_of
 from ..encoding import Reader, Writer, encode_uint
 from .limits import MAX_ID_BYTES, MAX_PROTOCOL_BYTES
 
@@ -55,7 +55,7 @@ class Item:
     channel_id: int
     type: bytes
     """Already encoded."""
-    body: BytesLike
+    body: Body
 
     @property
     def size(self) -> int:
@@ -64,7 +64,7 @@ class Item:
 
     def message(self) -> bytes:
         """As a message of its own."""
-        return b"".join((encode_uint(self.channel_id), self.type, self.body))
+        return b"".join((encode_uint(self.channel_id), self.type, *parts_of(self.body)))
 
 
 def batch_message(items: Iterable[Item]) -> bytes:
@@ -77,5 +77,5 @@ def batch_message(items: Iterable[Item]) -> bytes:
                 parts.append(encode_uint(0))
             channel_id = item.channel_id
             parts.append(encode_uint(channel_id))
-        parts += (encode_uint(item.size), item.type, item.body)
+        parts += (encode_uint(item.size), item.type, *parts_of(item.body))
     return b"".join(parts)

@@ -23,6 +23,7 @@ from ..buffers import BytesLike
 from ..crypto import (
     SECRETSTREAM_HEADER_BYTES,
     SECRETSTREAM_OVERHEAD_BYTES,
+    SECRETSTREAM_ROOM_BYTES,
     KeyPair,
     SecretStreamPull,
     SecretStreamPush,
@@ -130,14 +131,14 @@ class SecretStreamMachine:
         sizes = [len(message) for message in messages]
         if sizes and max(sizes) > MAX_MESSAGE_BYTES:
             raise LocalProtocolError(f"a message holds at most {MAX_MESSAGE_BYTES} bytes, this one has {max(sizes)}")
-        out = bytearray(sum(sizes) + FRAME_OVERHEAD_BYTES * len(sizes))
-        view = memoryview(out)
-        position = 0
-        for message, size in zip(messages, sizes, strict=True):
-            start, stop = position + LENGTH_BYTES, position + FRAME_OVERHEAD_BYTES + size
-            write_length(out, position, stop - start)
-            push.seal_into(view[start:stop], message)
-            position = stop
+        out = bytearray(SECRETSTREAM_ROOM_BYTES + sum(sizes) + FRAME_OVERHEAD_BYTES * len(sizes))
+        position = SECRETSTREAM_ROOM_BYTES
+        with memoryview(out) as view:
+            for message, size in zip(messages, sizes, strict=True):
+                write_length(view, position, size + SECRETSTREAM_OVERHEAD_BYTES)
+                push.seal_into(view, position + LENGTH_BYTES, message)
+                position += size + FRAME_OVERHEAD_BYTES
+        del out[:SECRETSTREAM_ROOM_BYTES]  # moves nothing: a bytearray remembers where it starts
         return out
 
     def receive(self, data: BytesLike) -> None:
