@@ -179,7 +179,8 @@ class PeerConnection:
                 self._mux.receive(message)
                 while (event := self._mux.next_event()) is not None:
                     self._handle(event, now)
-            self.flush()
+            if self._mux.has_messages or any(link.session.has_messages for link in self.links.values()):
+                self.flush()
             await self._handler.breathe()
             while self._outbox_bytes > MAX_OUTBOX_BYTES or self._mux.should_pause:
                 self._drained = anyio.Event()

@@ -91,6 +91,11 @@ class SessionCore:
         """What happened, oldest first; None when there is no more."""
         return self._events.popleft() if self._events else None
 
+    @property
+    def has_messages(self) -> bool:
+        """Whether there is something to send, now or when its time has come."""
+        return bool(self._data_lane or self._catalogue_lane)
+
     def messages_to_send(self, now: float) -> list[Outgoing]:
         """Type and body of the messages that may go now, in order; each is handed out once."""
         ready: list[Outgoing] = []

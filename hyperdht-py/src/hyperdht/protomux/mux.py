@@ -85,6 +85,11 @@ class Mux:
         """Whether the peer broke the protocol or the connection was lost."""
         return self._over
 
+    @property
+    def has_messages(self) -> bool:
+        """Whether `messages_to_send` would return any."""
+        return bool(self._messages)
+
     def next_event(self) -> Event | None:
         """The oldest event not taken yet. What is sent between a batch of several messages and the None that ends its events
         goes out as one batch too."""
