@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 UPLOAD_SLOTS = 8
-"""Batches of up to 1 MiB in memory for peers that take them; more would not make the disk or the link faster."""
+"""Batches of up to 3 MiB in memory for peers that take them; more would not make the disk or the link faster."""
 SLOW_S = 5.0
 """A peer that takes longer for one batch keeps it, but no longer the slot: eight slow readers must not block others."""
 

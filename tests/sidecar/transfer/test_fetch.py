@@ -183,7 +183,7 @@ async def test_holdings_that_grow_are_noticed(tmp_path: Path) -> None:
 
 
 async def test_source_joins_when_the_first_has_left(tmp_path: Path) -> None:
-    pool = SourcePool([MemorySource(b"first", BLOB, Faults(lost_after=72))])
+    pool = SourcePool([MemorySource(b"first", BLOB, Faults(lost_after=96))])
     running = Fetch(BLOB.spec, pool, tmp_path / "partial", tmp_path / "blobs", limits=QUICK)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(check, running)
