@@ -12,7 +12,7 @@ from tests.fixtures.make_fixtures import make_fixtures
 if TYPE_CHECKING:
     from pathlib import Path
 
-BIG_BYTES = 24 << 20
+BIG_BYTES = 12 << 20
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +25,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def big_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with an adapter of 24 MiB, for tests that interrupt its transfer. Read only."""
+    """The same with an adapter of 12 MiB, for tests that interrupt its transfer. Read only."""
     folder = tmp_path_factory.mktemp("big-files")
     make_fixtures(folder, Options(pad_to=BIG_BYTES))
     return folder

@@ -19,6 +19,7 @@ from sidecar.transfer.chunks import CHUNK_BYTES, HASH_BYTES, ChunkSet, chunk_cou
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from hyperdht.buffers import Parts
     from sidecar.catalogue.entry import SignedEntry
     from sidecar.catalogue.withdrawal import Statement
     from sidecar.rooms.key import RoomKey
@@ -148,7 +149,7 @@ class Liar:
         for number in range(self.lies.unasked):
             self.raw(MessageType.CHUNKS, encode_chunks(900_000 + number, 0, b"z" * CHUNK_BYTES))
 
-    def raw(self, message_type: int, body: bytes) -> None:
+    def raw(self, message_type: int, body: bytes | Parts) -> None:
         """Any message at all; the session is not asked."""
         self.channel.send(message_type, body)
 

@@ -25,7 +25,13 @@ from tests.support.processes import Sidecar, free_port, standin, wait_for
 if TYPE_CHECKING:
     from pathlib import Path
 
-POINTS = [pytest.param(4, id="4"), pytest.param(20, id="20", marks=[pytest.mark.soak, pytest.mark.timeout(600)])]
+SOAK = [pytest.mark.soak, pytest.mark.timeout(600)]
+TRANSFERS = [
+    pytest.param((24 << 20, "8MiB"), 4, id="24MiB-4"),
+    pytest.param((64 << 20, "8MiB"), 20, id="64MiB-20", marks=SOAK),
+]
+INSTALLS = [pytest.param((0, ""), 4, id="4"), pytest.param((0, ""), 20, id="20", marks=SOAK)]
+"""Size of the adapter and cap of the upload, 0 for the smallest and none; and how often is killed."""
 IN_FLIGHT = SchedulerLimits().total_in_flight
 """Chunks asked for and not yet on disk when a receiver dies; only these may be fetched twice."""
 
@@ -40,6 +46,10 @@ class Two:
     ask_second: Api
     row: dict[str, Any]
     store: Path
+
+    @property
+    def size(self) -> int:
+        return int(self.row["size"])
 
     def sent_bytes(self) -> float:
         """All that the publisher sent to peers since it started."""
@@ -56,7 +66,7 @@ class Two:
             return bool(info["state"] == "done" or info["done_bytes"] >= wanted)
 
         try:
-            wait_for(reached, f"{wanted / BIG:.0%} of the transfer")
+            wait_for(reached, f"{wanted / self.size:.0%} of the transfer")
         except TimeoutError as error:
             raise AssertionError(str(self.ask_second.get(f"/transfers/{transfer}"))) from error
 
@@ -90,18 +100,14 @@ def two(tmp_path: Path, request: pytest.FixtureRequest) -> Any:
         yield Two(first, second, ask_first, ask_second, row, store)
 
 
-BIG = 64 << 20
-
-
-@pytest.mark.parametrize("two", [(BIG, "8MiB")], indirect=True, ids=["64MiB"])
-@pytest.mark.parametrize("points", POINTS)
+@pytest.mark.parametrize(("two", "points"), TRANSFERS, indirect=["two"])
 def test_t20_receiver_killed_during_a_transfer_resumes(two: Two, points: int) -> None:
     rng = random.Random(11)
     kept, table = 0, []
     for left in range(points, 0, -1):
-        goal = (kept + rng.uniform(0, 2 / (left + 1)) * (BIG // CHUNK_BYTES - kept)) * CHUNK_BYTES / BIG
+        goal = (kept + rng.uniform(0, 2 / (left + 1)) * (two.size // CHUNK_BYTES - kept)) * CHUNK_BYTES / two.size
         transfer = two.begin()
-        two.wait_for_bytes(transfer, goal * BIG)
+        two.wait_for_bytes(transfer, goal * two.size)
         two.second.kill()
         before = kept
         kept = chunks_kept(two)
@@ -110,43 +116,44 @@ def test_t20_receiver_killed_during_a_transfer_resumes(two: Two, points: int) ->
         two.second.start()
     end = two.ask_second.got(two.row["ref"])
     sent = two.sent_bytes()
-    twice = sent / CHUNK_BYTES - BIG / CHUNK_BYTES
+    twice = sent / CHUNK_BYTES - two.size / CHUNK_BYTES
     print(f"\nreceiver killed {points} times, resumed {points} times")
     print("killed at   chunks kept before   after")
     for goal, before, after in table:
         print(f"{goal:9.1%}   {before:18}   {after:5}")
-    print(f"sent in all {sent / BIG:.3f} times the file; {twice:.0f} chunks twice, {twice / points:.1f} for each kill")
+    print(
+        f"sent in all {sent / two.size:.3f} times the file; {twice:.0f} chunks twice, {twice / points:.1f} for each kill"
+    )
     assert end["result"]["digest"] == two.row["digest"]
     assert twice <= points * IN_FLIGHT
     installed(two)
 
 
-@pytest.mark.parametrize("two", [(BIG, "8MiB")], indirect=True, ids=["64MiB"])
-@pytest.mark.parametrize("points", POINTS)
+@pytest.mark.parametrize(("two", "points"), TRANSFERS, indirect=["two"])
 def test_t20_sender_killed_during_a_transfer_is_found_again(two: Two, points: int) -> None:
     """The receiver's `get` goes on by itself once the sender is back."""
     rng = random.Random(12)
     transfer = two.begin()
     gaps = []
     for goal in sorted(rng.uniform(0.02, 0.97) for _ in range(points)):
-        two.wait_for_bytes(transfer, goal * BIG)
+        two.wait_for_bytes(transfer, goal * two.size)
         two.first.kill()
         at = time.monotonic()
         before = two.ask_second.get(f"/transfers/{transfer}")["done_bytes"]
         two.first.start()
         two.wait_for_bytes(transfer, before + 1)
         gaps.append((goal, time.monotonic() - at))
+        assert gaps[-1][1] < 15, "it is dialled again soon, not after a growing pause"
     end = two.ask_second.finished(transfer)
     print(f"\nsender killed {points} times; the same get went on each time")
     for goal, gap in gaps:
         print(f"{goal:6.1%}   went on {gap:.2f} s after the kill, start of the daemon included")
     assert end["state"] == "done", end["error"]
-    assert end["result"]["fetched_bytes"] <= BIG
+    assert end["result"]["fetched_bytes"] <= two.size
     installed(two)
 
 
-@pytest.mark.parametrize("two", [(0, "")], indirect=True, ids=["tiny"])
-@pytest.mark.parametrize("points", POINTS)
+@pytest.mark.parametrize(("two", "points"), INSTALLS, indirect=["two"])
 def test_receiver_killed_during_an_install_leaves_old_or_new(two: Two, points: int) -> None:
     """After a restart the store has the old state or the whole model, and nothing of ours besides."""
     rng = random.Random(13)

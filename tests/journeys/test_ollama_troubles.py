@@ -9,6 +9,7 @@ import pytest
 
 from ollama_bridge.standin import Fault
 from ollama_bridge.standin.tiny_models import Options
+from sidecar import local_models
 from sidecar.errors import AdapterRefused, NotFound, OllamaError, ShareError, SidecarError
 from sidecar.events import AdapterAppeared, OllamaLost, OllamaRestored
 from tests.fixtures.make_fixtures import make_fixtures
@@ -57,6 +58,13 @@ def failures(node: Node, code: str) -> float:
     return node.parts.metrics.registry.get_sample_value("ollaswarm_installs_total", sample) or 0
 
 
+@pytest.fixture
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sidecars ask every moment whether Ollama is there."""
+    monkeypatch.setattr(local_models, "ALIVE_CHECK_S", 0.1)
+
+
+@pytest.mark.usefixtures("looks_often")
 async def test_ollama_down_at_get_keeps_what_was_fetched(tmp_path: Path, files: Path) -> None:
     async with team(tmp_path, files) as people:
         first, second, row = await pair(people)
@@ -240,6 +248,7 @@ async def test_quota_is_refused_before_a_byte_is_fetched(tmp_path: Path, big_fil
         assert second.parts.installer.fetched_bytes() < 1 << 20
 
 
+@pytest.mark.usefixtures("looks_often")
 async def test_daemon_starts_before_ollama(tmp_path: Path, files: Path) -> None:
     async with team(tmp_path, files) as people:
         ollama = await people.ollama("first")
