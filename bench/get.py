@@ -18,7 +18,8 @@ from bench.common import MIB, Row, cpu_seconds, peak_mb, reset_peak, resident_mb
 from ollama_bridge.client import OllamaClient
 from ollama_bridge.digests import hash_file
 from ollama_bridge.names import ModelName
-from tests.fixtures.make_fixtures import Options, make_fixtures
+from ollama_bridge.standin.tiny_models import Options
+from tests.fixtures.make_fixtures import make_fixtures
 from tests.support.processes import Sidecar, standin
 
 CASE = "ollaswarm get"
@@ -51,20 +52,26 @@ class Pair:
         self.ref, self.size = row["ref"], row["size"]
         while not any(each["sources"] for each in self.taker.ok("adapters", "--json").json):
             time.sleep(0.1)
+        self._idle_mb = [resident_mb(pid) for pid in self._pids]
+        """Before the first transfer: a process keeps some of the memory it once used."""
+
+    @property
+    def _pids(self) -> list[int]:
+        return [side.process.pid for side in (self.giver, self.taker) if side.process is not None]
 
     def get(self) -> tuple[float, float, str]:
         """Fetch once; seconds, CPU seconds of both daemons, and a note about memory."""
-        pids = [side.process.pid for side in (self.giver, self.taker) if side.process is not None]
-        idle = [resident_mb(pid) for pid in pids]
+        pids = self._pids
         for pid in pids:
             reset_peak(pid)
         before = sum(map(cpu_seconds, pids))
         result = self.taker.ok("get", self.ref, "--no-install", "--json").lines[-1]
         cpu = sum(map(cpu_seconds, pids)) - before
         assert result["ok"] and result["fetched_bytes"] == self.size, result
-        over = ", ".join(f"{peak_mb(pid) - rest:.0f}" for pid, rest in zip(pids, idle, strict=True))
+        peaks = [peak_mb(pid) for pid in pids]
+        note = ", ".join(f"{peak:.0f} (+{peak - idle:.0f})" for peak, idle in zip(peaks, self._idle_mb, strict=True))
         Path(result["path"]).unlink()
-        return result["seconds"], cpu, f"peak RSS over idle, giver and taker: {over} MB"
+        return result["seconds"], cpu, f"peak RSS (over idle before the first run) of giver and taker: {note} MB"
 
 
 def run(folder: Path, mib: int, rounds: int) -> list[Row]:
