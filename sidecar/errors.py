@@ -107,7 +107,9 @@ class ChunkMismatch(TransferError):
     """Peers sent chunks whose SHA-256 is not the one in the chunk table."""
 
     code = "chunk-mismatch"
-    default_next = "Try again when another member that has it is connected; `ollaswarm peers` shows who is, the log who lied."
+    default_next = (
+        "Try again when another member that has it is connected; `ollaswarm peers` shows who is, the log who lied."
+    )
 
 
 class BlobMismatch(TransferError):

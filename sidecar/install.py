@@ -104,6 +104,7 @@ class Installer:
         reserve: Callable[[int], int],
         caps: Callable[[ChunkSource], list[TokenBucket]] = lambda source: [],
         banned: Callable[[bytes], None] = lambda key: None,
+        rejected: Callable[[bytes], None] = lambda key: None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._paths = paths
@@ -121,6 +122,7 @@ class Installer:
         self._reserve = reserve
         self._caps = caps
         self._banned = banned
+        self._rejected = rejected
         self._wall_clock = wall_clock
         self._ollama_turn = anyio.Lock()
 
@@ -216,6 +218,7 @@ class Installer:
             caps=self._caps,
             first_unit=int.from_bytes(self._own_key[:4], "little"),
             struck=self._banned,
+            rejected=self._rejected,
             ready=self._provide_parts,
         )
         fetching(fetch)

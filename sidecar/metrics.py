@@ -9,7 +9,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-BadInput = Literal["entry", "message", "proof", "chunk-table", "chunk", "blob", "adapter-file", "handshake", "mdns"]
+BadInput = Literal["entry", "entry-older", "entry-conflict", "entry-full", "proof", "protocol"]
 Route = Literal["pull", "create", "none"]
 # Any error code of `sidecar.errors` is a result; anything else would let a stranger invent time series.
 RESULT_OK = "ok"

@@ -101,6 +101,7 @@ async def assemble(settings: Settings) -> AsyncIterator[Parts]:
             reserve=settings.reserve_bytes,
             caps=caps.download,
             banned=lambda key: metrics.peers_banned.inc(),
+            rejected=lambda key: metrics.chunks_rejected.inc(),
         )
         for row in await journal_thread.run(lambda each: each.rooms()):
             topic = GENERAL_TOPIC if row.kind == "general" else None

@@ -106,6 +106,7 @@ async def _keep_gauges(parts: Parts) -> None:
         metrics.entries.set(sum(catalogue.count(room) for room in catalogue.rooms()))
         metrics.shared.set(len(await parts.journal.run(lambda journal: journal.shares())))
         metrics.transfers.set(parts.transfers.running)
+        metrics.upload_slots_used.set(parts.provider.slots.used)
         metrics.ollama_up.set(bool(parts.local.ollama_up))
         for kind, count in network.bad_input.items():
             for _ in range(count - counted.get(kind, 0)):

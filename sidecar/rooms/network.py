@@ -139,6 +139,7 @@ class RoomNetwork:
         """Work until cancelled."""
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
+            self._provider.withdrawn = self._blob_withdrawn
             await self._statements.run(self._placed)
 
     async def run_connection(self, stream: SecretStream, address: str, *, is_lan: bool = True) -> bool:
@@ -216,6 +217,12 @@ class RoomNetwork:
         for place, entry in changed:
             self._offer(place, entry, held=held, skip=None)
         self.holdings_changed(digest)
+
+    def _blob_withdrawn(self, digest: Digest, reason: str) -> None:
+        """A file is no longer what was shared: nobody is told any more that it can be had here (T8)."""
+        log.warning("%s is no longer served: %s", digest, reason)
+        if self._tasks is not None:
+            self._tasks.start_soon(self.set_held, digest, False)
 
     def holdings_changed(self, digest: Digest) -> None:
         """Tell those who asked what we hold of a blob now."""

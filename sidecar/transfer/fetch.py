@@ -74,6 +74,7 @@ class Fetch:
         caps: Download caps that apply to a source; none for the LAN if the user wishes so.
         first_unit: See `Scheduler`; a number of our own, such as the start of our public key.
         struck: Told the key of each source that was banned from this blob.
+        rejected: Told the key of a source for each wrong chunk it sent.
         ready: Told once `table`, `have` and `data_path` are there, so that what comes can be provided to others.
     """
 
@@ -91,12 +92,13 @@ class Fetch:
         caps: Callable[[ChunkSource], Sequence[TokenBucket]] = lambda source: (),
         first_unit: int = 0,
         struck: Callable[[bytes], None] = lambda key: None,
+        rejected: Callable[[bytes], None] = lambda key: None,
         ready: Callable[[Fetch], None] = lambda fetch: None,
     ) -> None:
         self.spec = spec
         self._pool, self._folder, self._blobs = sources, folder, blobs
         self._limits, self._policy = limits or FetchLimits(), policy or DiskPolicy()
-        self._progress, self._caps, self._struck = progress, caps, struck
+        self._progress, self._caps, self._struck, self._rejected = progress, caps, struck, rejected
         self._tell_ready = ready
         self._first_unit = first_unit
         self._partial: PartialFile | None = None
@@ -268,6 +270,7 @@ class Fetch:
         scheduler.verified(report.written)
         for position, index in report.wrong:
             scheduler.wrong(batch[position][0], index)
+            self._rejected(batch[position][0])
         if report.written:
             self._progress_at = anyio.current_time()
 

@@ -52,7 +52,7 @@ class Provider:
         self.slots = slots or UploadSlots(clock=clock)
         self.cap = cap or TokenBucket()
         self.clock = clock
-        self._withdrawn = withdrawn
+        self.withdrawn = withdrawn
         self._blobs: dict[Digest, ProvidedBlob] = {}
         self._threads = anyio.CapacityLimiter(READ_THREADS)
 
@@ -111,5 +111,5 @@ class Provider:
         except (OSError, StoreError, FileChanged) as error:
             if self._blobs.get(digest) is blob:
                 del self._blobs[digest]
-                self._withdrawn(digest, f"its file cannot be served any more: {error}")
+                self.withdrawn(digest, f"its file cannot be served any more: {error}")
             raise ChunksRefused("withdrawn") from error

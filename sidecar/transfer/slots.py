@@ -58,6 +58,11 @@ class UploadSlots:
         self._accounts: dict[bytes, _Account] = {}
         self._claims: dict[bytes, deque[_Claim]] = {}
 
+    @property
+    def used(self) -> int:
+        """How many are taken."""
+        return len(self._held)
+
     def join(self, peer: bytes) -> None:
         """A peer may ask from now on, in one more room."""
         if peer not in self._accounts:

@@ -66,6 +66,11 @@ async def test_t08_blob_swapped_while_it_is_served_leaves_nothing_of_the_new_con
         connection = first.parts.network.connections.get(second.key)
         assert connection is None or connection.sent_bytes < row.size
 
+        async def offered_by_nobody() -> bool:
+            return all(each.sources == 0 for each in await second.control.adapters())
+
+        await until(offered_by_nobody)  # and the room is told that it cannot be had there any more
+
 
 async def test_t10_same_name_of_two_publishers_stays_two_adapters(tmp_path: Path, files: Path) -> None:
     async with team(tmp_path, files) as people:

@@ -38,7 +38,7 @@ def test_two_daemons_in_one_process_do_not_mix() -> None:
 
 def test_t21_no_label_can_hold_a_name() -> None:
     metrics = Metrics()
-    metrics.bad_input("chunk")
+    metrics.bad_input("entry-older")
     metrics.install_ended("create")
     labels = {name for key in samples(metrics) if key[0].startswith("ollaswarm") for name, _ in key[1]}
     assert labels == {"kind", "route", "result", "le"}
