@@ -64,7 +64,7 @@ bench: setup-dev node ## measure, interleaved, against what a user would do by h
 	$(BIN)/python bench/run.py $(ARGS)
 
 soak: setup-dev ## long fuzz and fault runs
-	$(RUN) pytest -m soak -o addopts="-ra" --timeout=0 $(ARGS)
+	$(RUN) pytest -m soak --timeout=0 -s $(ARGS)
 
 nat: ## the NAT lab comes with the DHT
 	@echo "make nat: the NAT lab comes with hyperdht's DHT layers, which this version does not have yet."
