@@ -1,4 +1,4 @@
-"""The servers: the stand-in in both modes, and a real one when OLLASWARM_REAL_OLLAMA names it."""
+"""The servers: the stand-in in both modes, and a real one when OLLAMASWARM_REAL_OLLAMA names it."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ from ollama_bridge.store import Store
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-REAL_URL = os.environ.get("OLLASWARM_REAL_OLLAMA")
-REAL_STORE = os.environ.get("OLLASWARM_REAL_STORE")
+REAL_URL = os.environ.get("OLLAMASWARM_REAL_OLLAMA")
+REAL_STORE = os.environ.get("OLLAMASWARM_REAL_STORE")
 SERVERS = ["accept", "refuse", *(["real"] if REAL_URL else [])]
 
 CONFIG = json.dumps(
