@@ -100,7 +100,7 @@ def test_unknown_key_in_the_file_names_the_nearest(tmp_path: Path) -> None:
 def test_mistyped_variable_is_refused_and_a_foreign_one_is_not(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"OLLASWARM_QOUTA.*Did you mean quota"):
         load(tmp_path, {"OLLASWARM_QOUTA": "1GiB"})
-    load(tmp_path, {"OLLAMASWARM_REAL_OLLAMA": "1", "OLLASWARM_CONFIG": ""})
+    load(tmp_path, {"OLLASWARM_OF_ANOTHER_PROGRAM": "1", "OLLASWARM_CONFIG": ""})
 
 
 @pytest.mark.parametrize(
