@@ -137,7 +137,7 @@ class SidecarControl:
             entries=len({entry.id for room in parts.catalogue.rooms() for entry in parts.catalogue.entries(room)}),
             shared=len(shares),
             transfers=parts.transfers.running,
-            fetched_bytes=await to_thread.run_sync(parts.installer.fetched_bytes),
+            fetched_bytes=await to_thread.run_sync(parts.blobs.stored_bytes),
             quota_bytes=parts.settings.quota,
         )
 

@@ -7,11 +7,9 @@ Each step either succeeds or raises with a cause; nothing is left half done, and
 from __future__ import annotations
 
 import logging
-import os
 import time
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -24,47 +22,36 @@ from ollama_bridge.adapters.inspect import describe_adapter
 from ollama_bridge.digests import Digest
 from ollama_bridge.errors import AdapterFormatError, BlobMissing
 from ollama_bridge.names import ModelName
-from ollama_bridge.nofollow import open_regular
 
 from .bridge_errors import bridge_errors
-from .catalogue.rows import HeldRow, InstallRow
+from .catalogue.rows import InstallRow
 from .errors import (
     BaseModelMissing,
-    BlobMismatch,
     ClaimMismatch,
     FitRefused,
     NotFound,
     NotTrusted,
-    QuotaExceeded,
 )
 from .events import InstallStarted
-from .transfer.fetch import Fetch
-from .transfer.fetch_types import BlobSpec
-from .transfer.partial import DiskPolicy
-from .transfer.pool import SourcePool
-from .transfer.verified import verify_file
 from .trust.policy import Enforcement, Level, may_install
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from ollama_bridge.client import OllamaClient
     from ollama_bridge.registry import LoopbackRegistry
     from ollama_bridge.store import Store
 
+    from .blobs import Blobs
     from .catalogue.entry import SignedEntry
     from .catalogue.journal import Journal
     from .catalogue.journal_thread import JournalThread
     from .control_types import GetOptions
     from .events import Event
     from .local_models import LocalModels
-    from .paths import DataPaths
-    from .rooms.network import RoomNetwork
-    from .transfer.bandwidth import TokenBucket
+    from .transfer.fetch import Fetch
     from .transfer.fetch_types import Progress
-    from .transfer.provide import Provider
-    from .transfer.source import ChunkSource
     from .transfer.verified import VerifiedBlob
     from .trust.keyring import Keyring
 
@@ -89,40 +76,26 @@ class Installer:
     def __init__(
         self,
         *,
-        paths: DataPaths,
         client: OllamaClient,
         store: Store | None,
         registry: LoopbackRegistry,
         local: LocalModels,
         journal: JournalThread,
         keyring: Keyring,
-        network: RoomNetwork,
-        provider: Provider,
+        blobs: Blobs,
         emit: Callable[[Event], None],
         own_key: bytes,
-        quota_bytes: int,
-        reserve: Callable[[int], int],
-        caps: Callable[[ChunkSource], list[TokenBucket]] = lambda source: [],
-        banned: Callable[[bytes], None] = lambda key: None,
-        rejected: Callable[[bytes], None] = lambda key: None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._paths = paths
         self._client = client
         self._store = store
         self._registry = registry
         self._local = local
         self._journal = journal
         self._keyring = keyring
-        self._network = network
-        self._provider = provider
+        self._blobs = blobs
         self._emit = emit
         self._own_key = own_key
-        self._quota_bytes = quota_bytes
-        self._reserve = reserve
-        self._caps = caps
-        self._banned = banned
-        self._rejected = rejected
         self._wall_clock = wall_clock
         self._ollama_turn = anyio.Lock()
 
@@ -149,19 +122,19 @@ class Installer:
         self._check_policy(entry)
         base = await self._base_for(entry) if options.install else None
         progress("fetch", None)
-        blob, fetched = await self._obtain(entry, fetching, lambda now: progress("fetch", now))
+        blob, fetched = await self._blobs.obtain(entry, fetching, lambda now: progress("fetch", now))
         progress("verify", None)
         with bridge_errors():
             await to_thread.run_sync(_check_claims, blob.path, entry)
         if base is None:
-            await self._hold(blob)
+            await self._blobs.hold(blob)
             return Outcome(None, None, str(blob.path), fetched)
         progress("fit", None)
         with bridge_errors():
             await to_thread.run_sync(self._check_fit, blob.path, entry)
         progress("install", None)
         installed = await self._hand_over(entry, blob, base, options, transfer)
-        await self._let_ollama_hold(blob)
+        await self._blobs.let_ollama_hold(blob)
         return Outcome(installed.name.display, installed.route, None, fetched)
 
     # --- steps -------------------------------------------------------------------------------------------------------
@@ -197,49 +170,6 @@ class Installer:
             f"{entry.name} was made for {wanted.name} with the digest {wanted.digest}, which this Ollama does not have.{here}",
             f"Get the publisher's base first, for example with `ollama pull {wanted.name}`, then run the same `get` again.",
         )
-
-    async def _obtain(
-        self, entry: SignedEntry, fetching: Callable[[Fetch], None], progress: Callable[[Progress], None]
-    ) -> tuple[VerifiedBlob, bool]:
-        """The verified file: from the local store if Ollama has it already, else from peers."""
-        claimed = entry.entry.blob
-        digest = Digest.parse(claimed.digest)
-        if (blob := await to_thread.run_sync(self._from_store, digest, claimed.size)) is not None:
-            return blob, False
-        pool = SourcePool()
-        used = await to_thread.run_sync(self.fetched_bytes)
-        fetch = Fetch(
-            BlobSpec(digest, claimed.size, claimed.chunks),
-            pool,
-            self._paths.partial,
-            self._paths.blobs,
-            policy=DiskPolicy(admit=partial(self._admit, used), reserve=self._reserve),
-            progress=progress,
-            caps=self._caps,
-            first_unit=int.from_bytes(self._own_key[:4], "little"),
-            struck=self._banned,
-            rejected=self._rejected,
-            ready=self._provide_parts,
-        )
-        fetching(fetch)
-        try:
-            with self._network.attached(entry, pool):
-                blob = await fetch.run()
-        except BaseException:
-            self._end_parts(digest)
-            raise
-        if fetch.table is not None:
-            opener = partial(open_regular, blob.path.parent, (blob.path.name,))
-            self._provider.register(digest, blob.size, fetch.table, opener)
-        return blob, True
-
-    def _from_store(self, digest: Digest, size: int) -> VerifiedBlob | None:
-        if self._store is None or not self._store.has_blob(digest, size):
-            return None
-        try:
-            return verify_file(self._store.blob_path(digest), digest, size)
-        except (BlobMismatch, OSError):
-            return None
 
     def _check_fit(self, path: Path, entry: SignedEntry) -> None:
         """Down to tensor names and shapes, wherever the base's own file can be read (T5)."""
@@ -341,56 +271,6 @@ class Installer:
         digest = here.get(installed.name.folded)
         return bridge_install.Installed(installed.name, installed.route, None if digest is None else Digest(digest))
 
-    # --- what is held afterwards ---------------------------------------------------------------------------------------
-
-    async def _hold(self, blob: VerifiedBlob) -> None:
-        """Provide what was fetched to others, from our own copy."""
-        await self._note_held(blob, str(blob.path), partial(open_regular, blob.path.parent, (blob.path.name,)))
-
-    async def _let_ollama_hold(self, blob: VerifiedBlob) -> None:
-        """Ollama has the blob now: provide it from its store, and keep no second copy."""
-        if self._store is None or not await to_thread.run_sync(self._store.has_blob, blob.digest, blob.size):
-            await self._hold(blob)
-            return
-        await self._note_held(blob, "", partial(self._store.open_blob, blob.digest))
-        if blob.path.parent == self._paths.blobs:
-            await to_thread.run_sync(partial(blob.path.unlink, missing_ok=True))
-
-    async def _note_held(self, blob: VerifiedBlob, path: str, opener: Callable[[], object]) -> None:
-        registered = self._provider.blob(blob.digest)
-        if registered is None:
-            return  # it was in the store before; whoever shared it has registered it
-        table = registered.table
-        self._provider.register(blob.digest, blob.size, table, opener)  # type: ignore[arg-type]
-        row = HeldRow(str(blob.digest), path, blob.size, table.hashes)
-        await self._journal.run(lambda journal: journal.save_held(row))
-        await self._network.set_held(blob.digest, True)
-
-    def _provide_parts(self, fetch: Fetch) -> None:
-        """Provide the chunks we have while the rest is still coming."""
-        path, table, have = fetch.data_path, fetch.table, fetch.have
-        if path is not None and table is not None and have is not None:
-            opener = partial(open_regular, path.parent, (path.name,))
-            self._provider.register(fetch.spec.digest, fetch.spec.size, table, opener, have)
-
-    def _end_parts(self, digest: Digest) -> None:
-        blob = self._provider.blob(digest)
-        if blob is not None and blob.have is not None:
-            self._provider.withdraw(digest)
-            self._network.holdings_changed(digest)
-
-    # --- quota -----------------------------------------------------------------------------------------------------------
-
-    def fetched_bytes(self) -> int:
-        """Bytes of fetched data in the data folder; blocking."""
-        return sum(_tree_bytes(folder) for folder in (self._paths.partial, self._paths.blobs))
-
-    def _admit(self, used: int, needed: int) -> None:
-        if used + needed > self._quota_bytes:
-            raise QuotaExceeded(
-                f"{needed} more bytes would make {used + needed} of fetched data; the quota is {self._quota_bytes}."
-            )
-
     # --- after a crash -----------------------------------------------------------------------------------------------------
 
     async def recover(self) -> bridge_install.Recovered:
@@ -452,16 +332,3 @@ def _check_claims(path: Path, entry: SignedEntry) -> None:
 
 def _same_name(name: ModelName, text: str) -> bool:
     return ModelName.is_valid(text) and ModelName.parse(text).folded == name.folded
-
-
-def _tree_bytes(folder: Path) -> int:
-    return sum(_sizes(folder))
-
-
-def _sizes(folder: Path) -> Iterator[int]:
-    for root, _, files in os.walk(folder):
-        for name in files:
-            try:
-                yield os.lstat(os.path.join(root, name)).st_blocks * 512
-            except (OSError, AttributeError):
-                continue

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ollama_bridge.registry import LoopbackRegistry
     from ollama_bridge.store import Store
 
+    from .blobs import Blobs
     from .bus import EventBus
     from .catalogue.catalogue import Catalogue
     from .catalogue.journal_thread import JournalThread
@@ -47,5 +48,6 @@ class Parts:
     provider: Provider
     network: RoomNetwork
     publisher: Publisher
+    blobs: Blobs
     installer: Installer
     transfers: Transfers

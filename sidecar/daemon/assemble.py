@@ -13,6 +13,7 @@ from ollama_bridge.errors import OllamaBridgeError
 from ollama_bridge.location import StoreLocation, find_store
 from ollama_bridge.registry import LoopbackRegistry
 from ollama_bridge.store import Store
+from sidecar.blobs import Blobs
 from sidecar.bus import EventBus
 from sidecar.catalogue.journal import Journal
 from sidecar.catalogue.journal_thread import JournalThread
@@ -85,23 +86,30 @@ async def assemble(settings: Settings) -> AsyncIterator[Parts]:
             provider=provider,
             emit=bus.emit,
         )
-        installer = Installer(
+        own_key = identity.key_pair.public_key
+        blobs = Blobs(
             paths=paths,
+            store=store,
+            journal=journal_thread,
+            network=network,
+            provider=provider,
+            own_key=own_key,
+            quota_bytes=settings.quota,
+            reserve=settings.reserve_bytes,
+            caps=caps.download,
+            banned=lambda key: metrics.peers_banned.inc(),
+            rejected=lambda key: metrics.chunks_rejected.inc(),
+        )
+        installer = Installer(
             client=client,
             store=store,
             registry=registry,
             local=local,
             journal=journal_thread,
             keyring=keyring,
-            network=network,
-            provider=provider,
+            blobs=blobs,
             emit=bus.emit,
-            own_key=identity.key_pair.public_key,
-            quota_bytes=settings.quota,
-            reserve=settings.reserve_bytes,
-            caps=caps.download,
-            banned=lambda key: metrics.peers_banned.inc(),
-            rejected=lambda key: metrics.chunks_rejected.inc(),
+            own_key=own_key,
         )
         for row in await journal_thread.run(lambda each: each.rooms()):
             topic = GENERAL_TOPIC if row.kind == "general" else None
@@ -123,6 +131,7 @@ async def assemble(settings: Settings) -> AsyncIterator[Parts]:
             provider=provider,
             network=network,
             publisher=publisher,
+            blobs=blobs,
             installer=installer,
             transfers=Transfers(installer, bus.emit, metrics),
         )

@@ -54,7 +54,7 @@ class Examiner:
         parts = self._parts
         usage = shutil.disk_usage(parts.paths.root)
         reserve = parts.settings.reserve_bytes(usage.total)
-        return DiskInfo(usage.total, usage.free, reserve, parts.installer.fetched_bytes(), parts.settings.quota)
+        return DiskInfo(usage.total, usage.free, reserve, parts.blobs.stored_bytes(), parts.settings.quota)
 
     def _newest_entry(self) -> float | None:
         own, catalogue = self._parts.identity.key_pair.public_key, self._parts.catalogue

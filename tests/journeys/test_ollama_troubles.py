@@ -245,7 +245,7 @@ async def test_quota_is_refused_before_a_byte_is_fetched(tmp_path: Path, big_fil
         error = error_of(await second.get(row.ref))
         assert error.code == "quota-exceeded"
         assert str(1 << 20) in error.cause
-        assert second.parts.installer.fetched_bytes() < 1 << 20
+        assert second.parts.blobs.stored_bytes() < 1 << 20
 
 
 @pytest.mark.usefixtures("looks_often")

@@ -1,0 +1,185 @@
+"""Where the bytes of an offer come from, and who has them afterwards.
+
+`Blobs.obtain` gives the verified file: what Ollama has already, else what peers send, within quota and reserve. While it
+comes and once it is there, it is provided to others: first from our partial file, at the end from our copy or Ollama's.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING
+
+from anyio import to_thread
+
+from ollama_bridge.digests import Digest
+from ollama_bridge.nofollow import open_regular
+
+from .catalogue.rows import HeldRow
+from .errors import BlobMismatch, QuotaExceeded
+from .transfer.fetch import Fetch
+from .transfer.fetch_types import BlobSpec
+from .transfer.partial import DiskPolicy
+from .transfer.pool import SourcePool
+from .transfer.verified import verify_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+    from typing import BinaryIO
+
+    from ollama_bridge.store import Store
+
+    from .catalogue.entry import SignedEntry
+    from .catalogue.journal_thread import JournalThread
+    from .paths import DataPaths
+    from .rooms.network import RoomNetwork
+    from .transfer.bandwidth import TokenBucket
+    from .transfer.fetch_types import Progress
+    from .transfer.provide import Provider
+    from .transfer.source import ChunkSource
+    from .transfer.verified import VerifiedBlob
+
+
+class Blobs:
+    """See the module docstring."""
+
+    def __init__(
+        self,
+        *,
+        paths: DataPaths,
+        store: Store | None,
+        journal: JournalThread,
+        network: RoomNetwork,
+        provider: Provider,
+        own_key: bytes,
+        quota_bytes: int,
+        reserve: Callable[[int], int],
+        caps: Callable[[ChunkSource], list[TokenBucket]] = lambda source: [],
+        banned: Callable[[bytes], None] = lambda key: None,
+        rejected: Callable[[bytes], None] = lambda key: None,
+    ) -> None:
+        """
+        Args:
+            reserve: Bytes to leave free on a disk of that many bytes.
+            caps: Download caps that apply to a source.
+            banned: Told the key of each peer that is not asked again for a blob.
+            rejected: Told the key of a peer for each wrong chunk it sent.
+        """
+        self._paths = paths
+        self._store = store
+        self._journal = journal
+        self._network = network
+        self._provider = provider
+        self._own_key = own_key
+        self._quota_bytes = quota_bytes
+        self._reserve = reserve
+        self._caps = caps
+        self._banned = banned
+        self._rejected = rejected
+
+    async def obtain(
+        self, entry: SignedEntry, fetching: Callable[[Fetch], None], progress: Callable[[Progress], None]
+    ) -> tuple[VerifiedBlob, bool]:
+        """The verified file: from the local store if Ollama has it already, else from peers."""
+        claimed = entry.entry.blob
+        digest = Digest.parse(claimed.digest)
+        if (blob := await to_thread.run_sync(self._from_store, digest, claimed.size)) is not None:
+            return blob, False
+        pool = SourcePool()
+        used = await to_thread.run_sync(self.stored_bytes)
+        fetch = Fetch(
+            BlobSpec(digest, claimed.size, claimed.chunks),
+            pool,
+            self._paths.partial,
+            self._paths.blobs,
+            policy=DiskPolicy(admit=partial(self._admit, used), reserve=self._reserve),
+            progress=progress,
+            caps=self._caps,
+            first_unit=int.from_bytes(self._own_key[:4], "little"),
+            struck=self._banned,
+            rejected=self._rejected,
+            ready=self._provide_parts,
+        )
+        fetching(fetch)
+        try:
+            with self._network.attached(entry, pool):
+                blob = await fetch.run()
+        except BaseException:
+            self._end_parts(digest)
+            raise
+        if fetch.table is not None:
+            opener = partial(open_regular, blob.path.parent, (blob.path.name,))
+            self._provider.register(digest, blob.size, fetch.table, opener)
+        return blob, True
+
+    def _from_store(self, digest: Digest, size: int) -> VerifiedBlob | None:
+        if self._store is None or not self._store.has_blob(digest, size):
+            return None
+        try:
+            return verify_file(self._store.blob_path(digest), digest, size)
+        except (BlobMismatch, OSError):
+            return None
+
+    # --- what is held afterwards -------------------------------------------------------------------------------------
+
+    async def hold(self, blob: VerifiedBlob) -> None:
+        """Provide what was fetched to others, from our own copy."""
+        await self._note_held(blob, str(blob.path), partial(open_regular, blob.path.parent, (blob.path.name,)))
+
+    async def let_ollama_hold(self, blob: VerifiedBlob) -> None:
+        """Ollama has the blob now: provide it from its store, and keep no second copy."""
+        if self._store is None or not await to_thread.run_sync(self._store.has_blob, blob.digest, blob.size):
+            await self.hold(blob)
+            return
+        await self._note_held(blob, "", partial(self._store.open_blob, blob.digest))
+        if blob.path.parent == self._paths.blobs:
+            await to_thread.run_sync(partial(blob.path.unlink, missing_ok=True))
+
+    async def _note_held(self, blob: VerifiedBlob, path: str, opener: Callable[[], BinaryIO]) -> None:
+        registered = self._provider.blob(blob.digest)
+        if registered is None:
+            return  # it was in the store before; whoever shared it has registered it
+        table = registered.table
+        self._provider.register(blob.digest, blob.size, table, opener)
+        row = HeldRow(str(blob.digest), path, blob.size, table.hashes)
+        await self._journal.run(lambda journal: journal.save_held(row))
+        await self._network.set_held(blob.digest, True)
+
+    def _provide_parts(self, fetch: Fetch) -> None:
+        """Provide the chunks we have while the rest is still coming."""
+        path, table, have = fetch.data_path, fetch.table, fetch.have
+        if path is not None and table is not None and have is not None:
+            opener = partial(open_regular, path.parent, (path.name,))
+            self._provider.register(fetch.spec.digest, fetch.spec.size, table, opener, have)
+
+    def _end_parts(self, digest: Digest) -> None:
+        blob = self._provider.blob(digest)
+        if blob is not None and blob.have is not None:
+            self._provider.withdraw(digest)
+            self._network.holdings_changed(digest)
+
+    # --- quota -------------------------------------------------------------------------------------------------------
+
+    def stored_bytes(self) -> int:
+        """Bytes of fetched data in the data folder; blocking."""
+        return sum(_tree_bytes(folder) for folder in (self._paths.partial, self._paths.blobs))
+
+    def _admit(self, used: int, needed: int) -> None:
+        if used + needed > self._quota_bytes:
+            raise QuotaExceeded(
+                f"{needed} more bytes would make {used + needed} of fetched data; the quota is {self._quota_bytes}."
+            )
+
+
+def _tree_bytes(folder: Path) -> int:
+    return sum(_sizes(folder))
+
+
+def _sizes(folder: Path) -> Iterator[int]:
+    for root, _, files in os.walk(folder):
+        for name in files:
+            try:
+                yield os.lstat(os.path.join(root, name)).st_blocks * 512
+            except (OSError, AttributeError):
+                continue
