@@ -128,11 +128,11 @@ class Bbr:
         self._idle_restart = True
 
     def entered_recovery(self, sample: RateSample) -> None:
-        """The first loss: for one round send no more than arrives."""
+        """The first loss: for one round send no more than arrives, but keep a window that can repair several losses."""
         self._save_cwnd()
         self._repairing = self._conserving = True
         self._round_ends_at_delivered = sample.delivered
-        self.cwnd = max(sample.in_flight + sample.acked, 1)
+        self.cwnd = max(sample.in_flight + sample.acked, MIN_CWND)
 
     def timed_out(self, in_flight: int) -> None:
         """Nothing arrived for a whole timeout."""
@@ -263,7 +263,7 @@ class Bbr:
 
     def _set_cwnd(self, sample: RateSample) -> None:
         if sample.lost:
-            self.cwnd = max(self.cwnd - sample.lost, 1)
+            self.cwnd = max(self.cwnd - sample.lost, MIN_CWND)
         if self._conserving:
             self.cwnd = max(self.cwnd, sample.in_flight + sample.acked)
         else:

@@ -1,0 +1,52 @@
+"""What a UDX stream tells its owner."""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import TypeAlias
+
+
+class CloseReason(Enum):
+    """Why a stream is over."""
+
+    FINISHED = auto()
+    """Both sides ended and everything arrived."""
+    DESTROYED = auto()
+    """We gave it up."""
+    RESET = auto()
+    """The peer gave it up, or somebody who knows the stream id says so: nothing in UDX is authenticated."""
+    TIMED_OUT = auto()
+    """The peer did not answer for about 13 seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamDataReceived:
+    """The bytes that came into order with one `receive`."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StreamMessageReceived:
+    """An unordered message. Others may be lost, repeated or overtaken."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnded:
+    """The peer ended its side; all its data was delivered."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamWritable:
+    """After a `write` that returned False: there is room again."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamClosed:
+    """The last event of every stream."""
+
+    reason: CloseReason
+
+
+Event: TypeAlias = StreamDataReceived | StreamMessageReceived | StreamEnded | StreamWritable | StreamClosed
