@@ -475,7 +475,7 @@ def test_t17_a_peer_that_ignores_the_window_does_not_fill_the_memory() -> None:
         stream.receive(peer_packet(DATA, 5000 + 2 * seq, 0, payload=bytes(1000)), now=0.0)
     kept = sum(len(e.data) for e in iter(stream.next_event, None) if isinstance(e, StreamDataReceived))
     assert kept <= 50_000 + 64 * 1024
-    assert stream._received.held_bytes <= 50_000
+    assert stream._received.held_bytes <= 100_000
 
 
 # --- ending

@@ -313,7 +313,9 @@ class Sender:
         window = max(1, self.rwnd // self._mtu.payload_bytes) if self.rwnd else 0
         sent_any = False
         while self._something_new:
-            limit = self._budget(min(self._bbr.cwnd, window) - self.sent.in_flight, now)
+            # What the peer holds beyond a gap is not in flight, but fills its memory; libudx looks at the flight alone.
+            room = min(self._bbr.cwnd - self.sent.in_flight, window - (self.sent.nxt - self.sent.una))
+            limit = self._budget(room, now)
             if not limit:
                 break
             self._send_piece(batches, limit, envelope, now, may_probe=True)

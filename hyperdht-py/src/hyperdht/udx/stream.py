@@ -60,6 +60,8 @@ from .sender import CLOCK_SLACK, Batch, Envelope, Sender
 RECEIVE_WINDOW_BYTES = 4 << 20  # what libudx advertises
 # How much beyond the window is taken all the same: packets under way when the window closed, and tail loss probes.
 WINDOW_SLACK_BYTES = 64 << 10
+# libudx fills the window anew with what was SACKed, so a packet lost twice leaves two windows beyond the gap.
+HELD_WINDOWS = 2
 WRITE_QUEUE_BYTES = 256 << 10
 # libudx has no TIME_WAIT. If the last acknowledgement is lost the peer asks for 13 s, so somebody has to answer that long.
 LINGER_TIME = 14.0
@@ -92,8 +94,8 @@ class UdxStream:
         Args:
             local_id: What the peer writes into its packets. Unique among the streams of a socket.
             max_mtu: Of the route; 1200 turns the search for larger packets off.
-            window_bytes: How much may be received before the owner reports it `consumed`. A peer can make us hold about twice
-                as much: as many bytes again beyond a gap.
+            window_bytes: How much may be received before the owner reports it `consumed`. A peer can make us hold twice as
+                many bytes again beyond a gap.
             heartbeat_interval: After so many idle seconds a packet is sent that the peer answers. Keeps NAT mappings.
             first_seq, first_ack: Numbers to start at; both sides of a stream must agree.
         """
@@ -102,7 +104,7 @@ class UdxStream:
         self.state = State.OPEN
         self._mtu = MtuSearch(max_mtu, ipv6=ipv6)
         self._sender = Sender(self._mtu, first=first_seq)
-        self._received = Reassembly(window_bytes, first=first_ack)
+        self._received = Reassembly(HELD_WINDOWS * window_bytes, first=first_ack)
         self._window_bytes = window_bytes
         self._advertised = window_bytes
         self._unread_bytes = 0
