@@ -397,3 +397,42 @@ def test_after_a_long_sleep_everything_is_caught_up_at_once() -> None:
     node = endpoint()
     node.handle_timer(now=1e6)
     assert 1e6 < node.next_timer() <= 1e6 + 0.75
+
+
+def test_an_answer_from_elsewhere_does_not_save_a_node_said_to_be_down() -> None:
+    node = endpoint()
+    suspect = Address("10.0.0.9", 1)
+    know(node, suspect)
+    _, ping = answers(node, down_hint(suspect))
+    reply_to(node, ping, sender=Address("10.0.0.9", 2))
+    assert node_id(suspect) not in node.table
+
+
+def test_tokens_are_rotated_with_the_drain_steps() -> None:
+    node = endpoint()
+    token = answer(node, Request(7, OURS, 4, token=b"x" * 32)).token
+    run_until(node, 7.0)
+    assert answers(node, Request(8, OURS, 4, token=token), now=7.0) == []
+    run_until(node, 16.0)
+    assert answer(node, Request(9, OURS, 4, token=token)).error == ErrorCode.INVALID_TOKEN
+
+
+def test_a_new_request_does_not_overtake_those_that_wait() -> None:
+    node = endpoint()
+    handles = [node.ping(Address("10.0.0.9", port), now=0.0) for port in range(1, MAX_PER_SLOT + 2)]
+    node.datagrams_to_send()
+    node.cancel(handles[0])
+    node.ping(THEIRS, now=0.0)
+    assert node.datagrams_to_send() == []
+    node.handle_timer(now=0.75)
+    assert [datagram.to for datagram in node.datagrams_to_send()] == [Address("10.0.0.9", MAX_PER_SLOT + 1), THEIRS]
+
+
+def test_a_request_that_never_left_gives_nothing_back() -> None:
+    node = endpoint()
+    handles = [node.ping(THEIRS, now=0.0) for _ in range(MAX_PER_SLOT + 10)]
+    node.datagrams_to_send()
+    node.cancel(handles[-1])
+    node.receive(b"\x13\x00", sender=THEIRS, socket=CLIENT_SOCKET, now=0.0)
+    node.handle_timer(now=0.5)
+    assert node.datagrams_to_send() == []

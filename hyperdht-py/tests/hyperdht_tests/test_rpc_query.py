@@ -305,3 +305,22 @@ def test_queries_find_the_closest_nodes_of_a_network(network: Network, dead_shar
     assert {hint.suspect for hint in network.hints} <= network.dead
     assert bool(network.hints) == bool(network.dead)
     network.hints.clear()
+
+
+def test_only_twenty_closer_nodes_of_a_reply_are_taken() -> None:
+    machine = query([NODES[150]])
+    ask(machine)
+    answer(machine, NODES[150], *NODES[:30])
+    seen = 0
+    while asked := ask(machine):
+        seen += len(asked)
+        for address in asked:
+            machine.handle_timeout(address)
+    assert seen == 20
+
+
+def test_a_node_answering_for_several_addresses_is_one_best_reply() -> None:
+    machine = query(NODES[10:13])
+    for address in ask(machine):
+        machine.receive_reply(address, reply_from(NODES[3]), sender=NODES[3])
+    assert best(machine) == [NODES[3]]

@@ -7,7 +7,7 @@ import ipaddress
 from bisect import insort
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TypeAlias
 
@@ -80,7 +80,7 @@ class _State(Enum):
 class _Candidate:
     address: Address
     distance: int
-    recommenders: list[Address] = field(default_factory=list)
+    recommenders: list[Address]
     state: _State = _State.PENDING
 
 
