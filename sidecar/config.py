@@ -164,9 +164,11 @@ class Settings(BaseModel):
         (), "Peers to connect to by address, beside those that are found.", unit="host:port", flag="--peer"
     )
     bootstrap: Annotated[tuple[RemoteAddress, ...], BeforeValidator(_listed)] = _setting(
-        (), "DHT nodes to start from instead of the public ones.", unit="host:port"
+        (),
+        "DHT nodes to start from instead of the public ones. Without effect until a version has the DHT.",
+        unit="host:port",
     )
-    no_dht: bool = _setting(False, "Send nothing to the internet's DHT.")
+    no_dht: bool = _setting(False, "Send nothing to the internet's DHT. This version has none yet and never does.")
     no_mdns: bool = _setting(False, "Neither announce on the local network nor look there.")
     max_peers: int = _setting(64, "Connected peers at once.", unit="peers", ge=1, le=1000)
     upload_slots: int = _setting(8, "Peers served at once; the others wait their turn.", unit="peers", ge=1, le=64)

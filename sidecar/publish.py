@@ -65,9 +65,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EVERYTHING = "*"
-"""`share '*'`: every adapter the store has or will have (ADR 0006)."""
-
 
 class Publisher:
     """See the module docstring."""

@@ -24,14 +24,10 @@ def create(
         room = client.post("/rooms", {"label": label})
         output.done(f"Room {room['label']} is ready.\n\n  code  {room['code']}\n  link  {room['link']}\n", room)
         if output.terminal:
-            _print_qr(room["link"], output)
+            from sidecar.rooms.code import room_qr
+
+            output.out.write(room_qr(room["code"]))
         output.line("Give the code only to those who may enter: it is not shown again.")
-
-
-def _print_qr(link: str, output: Output) -> None:
-    import segno
-
-    segno.make(link, micro=False).terminal(output.out, compact=True)
 
 
 @app.command()

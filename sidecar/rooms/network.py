@@ -61,6 +61,8 @@ MAX_FAILED_PROOFS = 3
 """Wrong proofs by one key until it is not talked to any more: honest peers never make one (T12)."""
 MAX_REMEMBERED_KEYS = 10_000
 """Keys whose failed proofs are remembered; keys are free, so this only has to outlast a person's patience."""
+EXPIRY_CHECK_S = 600.0
+"""Between looks for entries that ended. They are refused anyway (`trust.policy`); this keeps lists and memory clean."""
 MAX_OFFERED = 2 * MAX_ENTRIES_PER_ROOM
 """Offers remembered of one peer in one room: what a room can hold, and as much again that was replaced meanwhile. Offers
 cost their sender nothing; an honest peer that comes this far says everything again on its next connection."""
@@ -140,7 +142,13 @@ class RoomNetwork:
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
             self._provider.withdrawn = self._blob_withdrawn
+            tasks.start_soon(self._forget_expired)
             await self._statements.run(self._placed)
+
+    async def _forget_expired(self) -> None:
+        while True:
+            await self._statements.forget_expired()
+            await anyio.sleep(EXPIRY_CHECK_S)
 
     async def run_connection(self, stream: SecretStream, address: str, *, is_lan: bool = True) -> bool:
         """Serve one connection to its end, unless the peer is connected already or not wanted.

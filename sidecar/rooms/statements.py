@@ -126,6 +126,13 @@ class Statements:
             await self._journal.run(lambda journal: journal.set_held(rows, held))
         return changed
 
+    async def forget_expired(self) -> None:
+        """Drop entries whose publisher said they end, here and in the journal. Peers drop theirs by the same rule."""
+        async with self._turn:
+            expired = self._catalogue.prune_expired(self._wall_clock())
+            if expired:
+                await self._note(lambda journal: journal.remove_statements([entry.id for entry in expired]))
+
     def _place(self, link: RoomLink, raw: RawStatement) -> Placed | None:
         if link.room_id not in self._catalogue.rooms():
             return None  # left meanwhile
@@ -155,11 +162,14 @@ class Statements:
             for held in (True, False):
                 journal.record([each.outcome for each in placed if each.held == held], held=held)
 
+        await self._note(work)
+
+    async def _note(self, work: Callable[[Journal], None]) -> None:
+        """Write what peers can tell us again after a restart: a full disk must not end the daemon."""
         try:
             await self._journal.run(work)
         except sqlite3.Error as error:
-            # Peers still have them: after a restart they come again. A full disk must not end the daemon.
-            log.error("entries could not be written to the journal: %s", error)  # no trace for a full disk
+            log.error("entries could not be written to the journal: %s", error)
 
     def _holds(self, entry: SignedEntry) -> bool:
         blob = self._provider.blob(Digest.parse(entry.entry.blob.digest))

@@ -147,7 +147,8 @@ async def test_cancelled_request_ends_the_transfer(tmp_path: Path, files: Path) 
 
 
 async def _ended(sidecar: Sidecar) -> bool:
-    return all(transfer.finished for transfer in await sidecar.control.transfers())
+    transfers = await sidecar.control.transfers()
+    return bool(transfers) and all(transfer.finished for transfer in transfers)
 
 
 async def test_faulty_listener_stops_nothing(tmp_path: Path, files: Path, caplog: pytest.LogCaptureFixture) -> None:
