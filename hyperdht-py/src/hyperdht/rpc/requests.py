@@ -26,6 +26,8 @@ class Datagram(NamedTuple):
     data: bytes
     to: Address
     socket: int
+    ttl: int | None = None
+    """Of the IP packet, for hole punching; None leaves it to the socket."""
 
 
 @dataclass(slots=True, eq=False)

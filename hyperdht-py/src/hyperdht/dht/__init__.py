@@ -1,0 +1,1 @@
+"""HyperDHT without I/O: records, announcing, connecting, hole punching."""
