@@ -8,10 +8,11 @@ It starts no task of its own. Keep-alive messages are sent and time limits watch
 owner of a connection always has one that does.
 """
 
+import contextlib
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Self, cast
 
 import anyio
 from anyio.abc import AsyncResource, ByteStream
@@ -21,7 +22,7 @@ from ..buffers import BytesLike
 from ..crypto import KeyPair
 from ..errors import ConnectionClosed, LocalProtocolError, RemoteProtocolError, RequestTimeout
 from ..noise import HandshakeKeys
-from ..secret_stream import MAX_MESSAGE_BYTES, DataReceived, SecretStreamMachine
+from ..secret_stream import MAX_MESSAGE_BYTES, DataReceived, SecretStreamMachine, State
 from .direct import receive_to
 
 HANDSHAKE_TIMEOUT_S = (
@@ -69,7 +70,7 @@ class SecretStream(AsyncResource):
         timeout_s: float | None = None,
         handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
-    ) -> "SecretStream":
+    ) -> Self:
         """Do the handshake over `byte_stream`, which belongs to the secret stream from now on and is closed on failure.
 
         Args:
@@ -108,6 +109,45 @@ class SecretStream(AsyncResource):
         stream._idle_timeout_s = math.inf if timeout_s is None else timeout_s
         stream._take_events()  # messages may have come with the last handshake bytes
         return stream
+
+    @classmethod
+    async def resume(
+        cls,
+        byte_stream: ByteStream,
+        *,
+        is_initiator: bool,
+        key_pair: KeyPair,
+        handshake: HandshakeKeys,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+    ) -> Self:
+        """A connection whose handshake was done elsewhere, as the DHT does it. Sends our header and waits for nothing.
+
+        Empty messages of the peer are swallowed; whoever owns the connection calls `keep_alive` from time to time.
+        """
+        machine = SecretStreamMachine(
+            is_initiator, key_pair, handshake=handshake, max_message_bytes=max_message_bytes, drop_empty=True
+        )
+        await byte_stream.send(machine.data_to_send())
+        return cls(byte_stream, machine)
+
+    async def wait_open(self) -> None:
+        """Wait for the peer's header, the sign that both directions work. Messages that come with it are kept.
+
+        Raises:
+            EndOfStream, BrokenResourceError, ClosedResourceError: As for `receive`.
+        """
+        await self._wait_until(lambda: self._machine.state is not State.HEADER)
+
+    def needs_keep_alive(self, interval_s: float) -> bool:
+        """Whether nothing was sent for that long. A send under way is a sign of life itself."""
+        can_send = not (self._send_lock.locked() or self._send_ended or self._closed or self._failure)
+        return can_send and anyio.current_time() - self._last_sent >= interval_s
+
+    async def keep_alive(self, interval_s: float) -> None:
+        """Send an empty message if it `needs_keep_alive`."""
+        if self.needs_keep_alive(interval_s):
+            with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+                await self.send(b"")
 
     @property
     def is_initiator(self) -> bool:
@@ -192,13 +232,16 @@ class SecretStream(AsyncResource):
         await self._bytes.aclose()
 
     async def _wait_for_messages(self) -> None:
+        await self._wait_until(lambda: bool(self._received))
+
+    async def _wait_until(self, arrived: Callable[[], bool]) -> None:
         if self._receiving:
             raise anyio.BusyResourceError("receiving from")
         self._receiving = True
         try:
-            if self._received:
+            if arrived():
                 await checkpoint()
-            while not self._received:
+            while not arrived():
                 self._raise_failure()
                 if self._closed:
                     raise anyio.ClosedResourceError
