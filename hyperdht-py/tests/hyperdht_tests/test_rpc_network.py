@@ -43,7 +43,7 @@ class PacketNetwork:
         return node
 
     def flush(self, source: Address) -> None:
-        for data, to, _ in self.nodes[source].datagrams_to_send():
+        for data, to, _, _ in self.nodes[source].datagrams_to_send():
             if self.random.random() >= self.loss:
                 self._count += 1
                 heappush(self._on_the_way, (self.now + LATENCY_S, self._count, source, to, data))

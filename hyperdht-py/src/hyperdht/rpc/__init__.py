@@ -1,5 +1,6 @@
 """dht-rpc without I/O: requests and replies between the nodes of the DHT, and queries across them."""
 
+from .caller import Answer, Caller
 from .endpoint import CLIENT_SOCKET, SERVER_SOCKET, Endpoint
 from .events import Event, NatSampled, ReplyReceived, RequestReceived, RequestSlow, RequestTimedOut
 from .messages import (
@@ -15,16 +16,24 @@ from .messages import (
     node_id,
 )
 from .nat import NatSampler
+from .node import RpcNode
 from .query import BestReply, Commit, DownHintWanted, Query, QueryEvent, QueryFinished, QueryReplied
-from .requests import QUERY_RETRIES, Datagram
+from .randomness import Randomness
+from .requests import QUERY_RETRIES, RETRIES, TIMEOUT_S, Datagram
 from .routing_table import Node, RoutingTable
+from .running_query import QueryOutcome, RunningQuery, Write
+from .timers import Timer, Timers
 from .tokens import Tokens
 
 __all__ = [
     "CLIENT_SOCKET",
     "QUERY_RETRIES",
+    "RETRIES",
     "SERVER_SOCKET",
+    "TIMEOUT_S",
+    "Answer",
     "BestReply",
+    "Caller",
     "Command",
     "Commit",
     "Datagram",
@@ -38,7 +47,9 @@ __all__ = [
     "Query",
     "QueryEvent",
     "QueryFinished",
+    "QueryOutcome",
     "QueryReplied",
+    "Randomness",
     "Reply",
     "ReplyReceived",
     "Request",
@@ -46,7 +57,12 @@ __all__ = [
     "RequestSlow",
     "RequestTimedOut",
     "RoutingTable",
+    "RpcNode",
+    "RunningQuery",
+    "Timer",
+    "Timers",
     "Tokens",
+    "Write",
     "decode_reply",
     "decode_request",
     "encode_address",

@@ -176,6 +176,10 @@ class Endpoint:
         data = encode_request(message) if isinstance(message, Request) else encode_reply(message)
         self._replies.append(Datagram(data, to, socket))
 
+    def send_datagram(self, datagram: Datagram) -> None:
+        """Send what is no message of dht-rpc: the probes of hole punching."""
+        self._replies.append(datagram)
+
     def receive(self, datagram: BytesLike, *, sender: Address, socket: int, now: float) -> None:
         """A datagram that starts with 03 or 13 arrived. What is malformed is counted and dropped."""
         try:
