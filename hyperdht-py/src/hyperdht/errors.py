@@ -4,6 +4,8 @@ At the boundary of a stream the errors are anyio's own four instead: `EndOfStrea
 (the connection or the peer failed), `ClosedResourceError` (we closed it) and `BusyResourceError` (two tasks at one end).
 """
 
+from typing import Final
+
 
 class HyperDHTError(Exception):
     """Any error of this package."""
@@ -29,8 +31,69 @@ class RequestTimeout(HyperDHTError, TimeoutError):
     """No answer within the time limit. Trying again may help."""
 
 
-class PeerNotFound(HyperDHTError):
+class ConnectError(HyperDHTError):
+    """Connecting to a peer failed. `code` is the name the JavaScript packages give the cause."""
+
+    code = "PEER_CONNECTION_FAILED"
+    summary = "The peer is known but nobody got an answer from it: it may be gone, or it refuses us."
+
+    def __init__(self, detail: str | None = None) -> None:
+        super().__init__(detail or self.summary)
+
+
+class PeerNotFound(ConnectError):
     """Nobody reachable announced that key."""
+
+    code = "PEER_NOT_FOUND"
+    summary = "Nobody reachable knows that public key. The peer is offline, or not in this network."
+
+
+class PeerIncompatible(ConnectError):
+    """The peer speaks another version of the protocol. Trying again does not help."""
+
+    code = "SERVER_INCOMPATIBLE"
+    summary = "The peer speaks another version of the protocol."
+
+
+class PeerFailed(ConnectError):
+    """The peer answered with an error of its own."""
+
+    code = "SERVER_ERROR"
+    summary = "The peer took the handshake and answered with an error."
+
+
+class RelayFailed(ConnectError):
+    """The blind relay that was to carry the connection did not bring the two sides together."""
+
+    code = "RELAY_ABORTED"
+    summary = "The relay did not bring the two sides together in time."
+
+
+class NodeSuspended(ConnectError):
+    """The node is suspended. Resume it first."""
+
+    code = "SUSPENDED"
+    summary = "This node is suspended; resume it before connecting."
+
+
+class HolepunchError(ConnectError):
+    """The peer answered, but no packet found a way between the two networks. A relay may help."""
+
+    SUMMARIES: Final[dict[str, str]] = {
+        "HOLEPUNCH_ABORTED": "Hole punching was given up.",
+        "CANNOT_HOLEPUNCH": "The peer named neither an address nor a way to punch a hole.",
+        "HOLEPUNCH_INVALID": "The peer's answer to hole punching cannot be read.",
+        "BAD_HOLEPUNCH_REPLY": "A relay answered hole punching with nonsense.",
+        "HOLEPUNCH_PROBE_TIMEOUT": "One of the two sides could not find out in time what network it is in.",
+        "HOLEPUNCH_DOUBLE_RANDOMIZED_NATS": "Both networks use another port for every destination; only a relay can help.",
+        "REMOTE_NOT_HOLEPUNCHABLE": "The peer's network cannot be reached by hole punching.",
+        "REMOTE_NOT_HOLEPUNCHING": "The peer did not take part in hole punching.",
+        "REMOTE_ABORTED": "The peer gave up hole punching.",
+    }
+
+    def __init__(self, code: str = "HOLEPUNCH_ABORTED", detail: str | None = None) -> None:
+        super().__init__(detail or self.SUMMARIES[code])
+        self.code = code
 
 
 class ConnectionClosed(HyperDHTError):
