@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from .dht_fixtures import bootstrap as bootstrap
 from .setup_node import MIN_ENGINE_NODE, is_installed, missing
 
 

@@ -1,0 +1,129 @@
+"""Hyperswarm against the official one: topics, duplicates, leaving."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .dht_fixtures import NODES, PAIRS, close, peers, public_key, topic
+from .dht_peers import Kind, Peer, transfer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("node")]
+
+MIB = 1 << 20
+SETTLED_S = 3.0
+
+
+def meet(client: Peer, server: Peer) -> tuple[int, int]:
+    """Wait for the connection; its number at both."""
+    ours, theirs = client.event("connection"), server.event("connection")
+    assert ours["handshakeHash"] == theirs["handshakeHash"]
+    assert ours["remotePublicKey"] == theirs["publicKey"]
+    return ours["conn"], theirs["conn"]
+
+
+@PAIRS
+@NODES
+def test_swarm_join(left: Kind, right: Kind, nodes: Kind, bootstrap: Callable[[Kind], list[str]]) -> None:
+    """The right one announces, the left one searches."""
+    where = topic()
+    with peers(left, right, bootstrap=bootstrap(nodes), kind="swarm") as [client, server]:
+        server.call("join", topic=where, server=True, client=False)
+        client.call("join", topic=where, server=False, client=True)
+        ours = client.event("connection")
+        assert ours["topics"] == [where]
+        theirs = server.event("connection")
+        assert (ours["isInitiator"], theirs["isInitiator"]) == (True, False)
+        sent, received = transfer(client, ours["conn"], server, theirs["conn"], MIB)
+        assert sent["sha256"] == received["sha256"]
+
+
+@PAIRS
+def test_join_peer(left: Kind, right: Kind, bootstrap: Callable[[Kind], list[str]]) -> None:
+    with peers(left, right, bootstrap=bootstrap(right), kind="swarm") as [client, server]:
+        server.call("join", topic=topic(), server=True, client=False)
+        client.call("joinPeer", publicKey=server.call("info")["publicKey"])
+        meet(client, server)
+
+
+@PAIRS
+@pytest.mark.parametrize("greater", ["left", "right"])
+def test_both_dial_and_one_connection_stays(
+    left: Kind, right: Kind, greater: str, bootstrap: Callable[[Kind], list[str]]
+) -> None:
+    where = topic()
+    seeds = sorted((secrets.token_hex(32) for _ in range(2)), key=public_key, reverse=greater == "left")
+    with Peer(left) as first, Peer(right) as second:
+        swarm_peers = (first, second)
+        options = {"bootstrap": bootstrap(right), "kind": "swarm"}
+        ready = [peer.begin("init", seed=seed, **options) for peer, seed in zip(swarm_peers, seeds, strict=True)]
+        for peer, future in zip(swarm_peers, ready, strict=True):
+            peer.wait(future)
+        joins = [peer.begin("join", topic=where) for peer in swarm_peers]
+        for peer, future in zip(swarm_peers, joins, strict=True):
+            peer.wait(future)
+        flushes = [peer.begin("flush") for peer in swarm_peers]
+        for peer, future in zip(swarm_peers, flushes, strict=True):
+            peer.wait(future)
+        first.event("connection")
+        second.event("connection")
+        ours, theirs = _surviving(first), _surviving(second)
+        assert len(ours) == len(theirs) == 1
+        assert ours == theirs
+
+
+def _surviving(peer: Peer) -> set[str]:
+    return {each["handshakeHash"] for each in peer.call("open")}
+
+
+@PAIRS
+def test_leaving_a_topic_unannounces_and_keeps_the_connection(
+    left: Kind, right: Kind, bootstrap: Callable[[Kind], list[str]]
+) -> None:
+    where = topic()
+    with peers(left, right, bootstrap=bootstrap(right), kind="swarm") as [server, client]:
+        server.call("join", topic=where, server=True, client=False)
+        client.call("join", topic=where, server=False, client=True)
+        conn, remote = meet(client, server)
+        server.call("leave", topic=where)
+        assert client.call("lookup", topic=where) == {}
+        client.call("write", conn=conn, data=b"still there".hex())
+        assert server.data(remote) == b"still there"
+
+
+@PAIRS
+@NODES
+@pytest.mark.parametrize("way", ["close", "SIGTERM"])
+def test_exit_unannounces(
+    left: Kind, right: Kind, nodes: Kind, way: str, bootstrap: Callable[[Kind], list[str]]
+) -> None:
+    where = topic()
+    with peers(left, right, bootstrap=bootstrap(nodes), kind="swarm") as [server, client]:
+        server.call("join", topic=where, server=True, client=False)
+        server_key = server.call("info")["publicKey"]
+        assert list(client.call("lookup", topic=where)) == [server_key]
+        if way == "close":
+            close(server)
+        else:
+            assert server.terminate() == 0
+        assert client.call("lookup", topic=where) == {}
+
+
+@PAIRS
+def test_suspend_and_resume(left: Kind, right: Kind, bootstrap: Callable[[Kind], list[str]]) -> None:
+    where = topic()
+    with peers(left, right, bootstrap=bootstrap(right), kind="swarm") as [server, client]:
+        server.call("join", topic=where, server=True, client=False)
+        client.call("join", topic=where, server=False, client=True)
+        conn, _ = meet(client, server)
+        server.call("suspend")
+        client.event("closed", conn=conn)
+        assert client.call("lookup", topic=where) == {}
+        server.call("resume")
+        meet(client, server)
+        assert list(client.call("lookup", topic=where)) == [server.call("info")["publicKey"]]
