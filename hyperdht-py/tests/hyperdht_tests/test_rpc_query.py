@@ -209,8 +209,8 @@ def test_few_seeds_are_topped_up_from_the_table_then_from_the_bootstrap_nodes() 
     assert ask(query(NODES[:5], seeds=NODES[50:55], bootstrap=[bootstrap]))[0] == bootstrap
 
 
-def test_only_closest_nodes_learns_nothing() -> None:
-    machine = query(NODES[10:12], only_closest_nodes=True)
+def test_only_closest_nodes_asks_the_seeds_alone() -> None:
+    machine = query(NODES[20:30], seeds=NODES[10:12], bootstrap=NODES[30:31], only_closest_nodes=True)
     for address in ask(machine):
         answer(machine, address, *NODES[:5])
     assert machine.finished

@@ -5,6 +5,7 @@ Source: dht-rpc 6.27.0 `index.js` and `lib/io.js`; docs/protocol/dht-rpc.md.
 
 from collections import deque
 from heapq import heappop, heappush
+from math import inf
 
 from ..addresses import Address
 from ..buffers import BytesLike
@@ -55,13 +56,11 @@ class Endpoint:
         first_tid: int,
         tick: int,
         now: float,
-        bootstrap_count: int = 1,
     ) -> None:
         """
         Args:
             first_tid: Random, 16 bits.
             tick: Random, 50 to 100.
-            bootstrap_count: That many nodes without an id are believed about our own address.
         """
         self.table = table
         self.nat = NatSampler()
@@ -69,15 +68,21 @@ class Endpoint:
         """While true our requests leave from the client socket, else from the server socket."""
         self.ephemeral = True
         """While false what leaves from the server socket carries our id."""
+        self.bootstrap_count = 1
+        """That many nodes without an id are believed about our own address, at least one."""
         self.dropped = 0
         """Datagrams that were malformed or answered nothing."""
+        self.replies = 0
+        """Answers to our requests."""
+        self.timeouts = 0
+        """Requests given up."""
         self._tokens = tokens
         self._requests = Requests(first_tid=first_tid)
         self._tick = tick
         self._next_step = now + STEP_S
-        self._samples_without_id = max(1, bootstrap_count)
+        self._sampled_without_id: set[Address] = set()
         self._down_hints_left = MAX_DOWN_HINTS_PER_TICK
-        self._down_checks = 0
+        self._checks = 0
         self._delayed: list[tuple[float, int, Datagram]] = []  # a heap; the second item keeps the order of arrival
         self._delayed_count = 0
         self._replies: list[Datagram] = []
@@ -91,6 +96,11 @@ class Endpoint:
     @property
     def tick(self) -> int:
         return self._tick
+
+    @property
+    def main_socket(self) -> int:
+        """Where our requests leave."""
+        return CLIENT_SOCKET if self.firewalled else SERVER_SOCKET
 
     def start_tick(self, tick: int) -> None:
         """The next tick begins."""
@@ -123,7 +133,8 @@ class Endpoint:
             LocalProtocolError: 16,384 requests are pending.
         """
         self._requests.ensure_room()
-        leaves_from = self._main_socket() if socket is None else socket
+        self._catch_up(now)
+        leaves_from = self.main_socket if socket is None else socket
         request = Request(
             self._requests.take_tid(),
             to,
@@ -146,6 +157,39 @@ class Endpoint:
     def ping(self, to: Address, *, now: float, socket: int | None = None, retries: int = RETRIES) -> int:
         """Ask whether a node is there."""
         return self.request(to, Command.PING, internal=True, now=now, socket=socket, retries=retries)
+
+    def check(self, node: Node, *, now: float) -> None:
+        """Ping a node of the table. It is removed if it does not answer itself."""
+        node.pinged = self._tick
+        self._checks += 1
+        self._ask_about(node, node, now)
+
+    def learn_address_again(self, nat: NatSampler | None = None) -> None:
+        """Forget what others said about our own address: we may have another one, or leave from another socket.
+
+        Args:
+            nat: What is known about the new one.
+        """
+        self.nat = NatSampler() if nat is None else nat
+        self._sampled_without_id.clear()
+
+    def suspend(self) -> None:
+        """The sockets are closed. What is pending fails with the next events; new requests wait for `resume`."""
+        self._requests.paused = True
+        for pending in self._requests.abandon():
+            if isinstance(pending.purpose, Probe):
+                self.table.abandon(pending.purpose)
+            elif pending.purpose is not None:
+                self._checks -= 1
+            else:
+                self._events.append(RequestTimedOut(pending.handle))
+        self._delayed.clear()
+
+    def resume(self, *, now: float) -> None:
+        """The sockets are open again."""
+        self._requests.paused = False
+        self._catch_up(now)
+        self._requests.release(now)
 
     def cancel(self, handle: int) -> None:
         """Forget a request; it has no outcome then."""
@@ -182,6 +226,7 @@ class Endpoint:
 
     def receive(self, datagram: BytesLike, *, sender: Address, socket: int, now: float) -> None:
         """A datagram that starts with 03 or 13 arrived. What is malformed is counted and dropped."""
+        self._catch_up(now)
         try:
             kind = datagram[0] if len(datagram) else None
             if kind == REQUEST_TYPE:
@@ -203,25 +248,27 @@ class Endpoint:
         return replies + self._requests.datagrams_to_send()
 
     def next_timer(self) -> float:
-        """When to call `handle_timer`."""
+        """When to call `handle_timer`; infinite while nothing is due ever."""
         deadline = self._requests.next_deadline()
-        timer = self._next_step if deadline is None else min(self._next_step, deadline)
-        return min(timer, self._delayed[0][0]) if self._delayed else timer
+        # Steps are caught up with whenever something happens; only those who wait for room need them in time.
+        step = self._next_step if self._requests.waits_for_room else inf
+        return min(step, inf if deadline is None else deadline, self._delayed[0][0] if self._delayed else inf)
 
     def handle_timer(self, *, now: float) -> None:
         """The time of `next_timer` has come."""
-        self._step(now)
+        self._catch_up(now)
         while self._delayed and self._delayed[0][0] <= now:
             self._replies.append(heappop(self._delayed)[2])
         slow, given_up = self._requests.expire(now)
         self._events.extend(RequestSlow(pending.handle) for pending in slow if pending.purpose is None)
         for pending in given_up:
+            self.timeouts += 1
             if pending.proves_down:
                 self.table.remove(node_id(pending.datagram.to))
             self._settle(pending, answered_by=None)
         self._requests.release(now)
 
-    def _step(self, now: float) -> None:
+    def _catch_up(self, now: float) -> None:
         if now < self._next_step:
             return
         steps = 1 + int((now - self._next_step) / STEP_S)
@@ -237,9 +284,10 @@ class Endpoint:
         if pending is None:
             self.dropped += 1
             return
+        self.replies += 1
         self._meet(reply.id, sender, now)
-        if sender == pending.datagram.to and socket == pending.datagram.socket == self._main_socket():
-            self._sample(reply)
+        if sender == pending.datagram.to and socket == pending.datagram.socket == self.main_socket:
+            self._sample(reply, sender)
         if self._settle(pending, answered_by=sender):
             self._events.append(ReplyReceived(pending.handle, reply, sender, socket))
         self._requests.release(now)
@@ -249,13 +297,15 @@ class Endpoint:
             return
         probe = self.table.hear_from(sender_id, sender, tick=self._tick).probe
         if probe is not None:
-            self._check(probe.resident, probe, now)
+            self._ask_about(probe.resident, probe, now)
 
-    def _sample(self, reply: Reply) -> None:
+    def _sample(self, reply: Reply, sender: Address) -> None:
         """Requests name our address too, but anybody can send those from a forged one. So only replies are believed."""
         if reply.id is None:
-            wanted = self._samples_without_id > 0
-            self._samples_without_id -= wanted
+            known = self._sampled_without_id
+            wanted = sender not in known and len(known) < max(1, self.bootstrap_count)
+            if wanted:
+                known.add(sender)
         else:
             node = self.table.get(reply.id)
             wanted = node is not None and self.table.wants_sample(node, tick=self._tick)
@@ -273,13 +323,13 @@ class Endpoint:
         if isinstance(purpose, Probe):
             self.table.settle(purpose, answered=answered_by is not None)
         else:
-            self._down_checks -= 1
+            self._checks -= 1
             if answered_by != purpose.address:
                 self.table.remove(purpose.id)
         return False
 
-    def _check(self, node: Node, purpose: Probe | Node, now: float) -> None:
-        socket = self._main_socket()
+    def _ask_about(self, node: Node, purpose: Probe | Node, now: float) -> None:
+        socket = self.main_socket
         ping = Request(self._requests.take_tid(), node.address, Command.PING, internal=True, id=self._id_for(socket))
         self._requests.start(
             ping, socket=socket, now=now, retries=RETRIES, timeout_s=TIMEOUT_S, force=False, purpose=purpose
@@ -319,13 +369,11 @@ class Endpoint:
             return
         self._down_hints_left -= 1
         node = self.table.get(node_id(suspect))
-        if node is None or self._down_checks >= MAX_DOWN_CHECKS:
+        if node is None or self._checks >= MAX_DOWN_CHECKS:
             return
         node.down_hints += 1
         if node.pinged != self._tick or node.down_hints == 1:
-            node.pinged = self._tick
-            self._down_checks += 1
-            self._check(node, node, now)
+            self.check(node, now=now)
 
     def _answer_delayed_ping(self, request: Request, sender: Address, socket: int, now: float) -> None:
         delay_ms = Reader(request.value or b"").pull_uint32()
@@ -353,9 +401,6 @@ class Endpoint:
             closer_nodes = tuple(node.address for node in self.table.closest(request.target))
         token = self._tokens.issue(to) if with_token else None
         self.send(Reply(request.tid, to, self._id_for(socket), token, closer_nodes, error, value), to=to, socket=socket)
-
-    def _main_socket(self) -> int:
-        return CLIENT_SOCKET if self.firewalled else SERVER_SOCKET
 
     def _id_for(self, socket: int) -> bytes | None:
         return self.table.own_id if socket == SERVER_SOCKET and not self.ephemeral else None

@@ -110,7 +110,7 @@ class Query:
             bootstrap: Asked too when seeds and table are fewer than 20.
             seeds: Where to start, for instance the best nodes of an earlier run.
             background: Leave room for other requests.
-            only_closest_nodes: Ask nobody but those given here.
+            only_closest_nodes: Ask nobody but the seeds.
         """
         self.target = target
         self.best_replies: list[BestReply] = []
@@ -195,6 +195,8 @@ class Query:
     def _use_table(self) -> None:
         self._table_used = True
         self._careful = False
+        if self._only_closest_nodes:
+            return
         for address in self._table:
             if len(self._pending) >= BUCKET_SIZE:
                 break
@@ -266,7 +268,7 @@ class Query:
             self._pending.pop()
         if self.finished or self._pending or self._waits():
             return
-        if not self._table_used and self._successes < ENOUGH_SUCCESSES and not self._only_closest_nodes:
+        if not self._table_used and self._successes < ENOUGH_SUCCESSES:
             self._use_table()
             self._advance()
             return

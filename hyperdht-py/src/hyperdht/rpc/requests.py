@@ -53,6 +53,8 @@ class Requests:
     def __init__(self, *, first_tid: int) -> None:
         """`first_tid` is a random number of 16 bits."""
         self.window = CongestionWindow()
+        self.paused = False
+        """Whether nothing may be sent: all requests wait."""
         self._next_tid = first_tid
         self._next_handle = 1
         self._by_tid: dict[int, PendingRequest] = {}
@@ -63,6 +65,11 @@ class Requests:
 
     def __len__(self) -> int:
         return len(self._by_handle)
+
+    @property
+    def waits_for_room(self) -> bool:
+        """Whether a request waits for the window to move on."""
+        return bool(self._queue) and not self.paused
 
     def start(
         self,
@@ -115,6 +122,15 @@ class Requests:
         if pending is not None:
             self._remove(pending)
 
+    def abandon(self) -> list[PendingRequest]:
+        """End all requests. Returns them."""
+        abandoned = list(self._by_handle.values())
+        for pending in abandoned:
+            self._remove(pending)
+        self._queue.clear()
+        self._outgoing.clear()
+        return abandoned
+
     def expire(self, now: float) -> tuple[list[PendingRequest], list[PendingRequest]]:
         """Send again what was not answered in time. Returns the requests that became slow, and those given up."""
         slow: list[PendingRequest] = []
@@ -135,7 +151,7 @@ class Requests:
 
     def release(self, now: float) -> None:
         """Send from the queue what the window has room for."""
-        while self._queue and not self.window.is_full:
+        while self.waits_for_room and not self.window.is_full:
             pending = self._queue.popleft()
             if pending.handle in self._by_handle:
                 self._send(pending, now)
@@ -156,7 +172,7 @@ class Requests:
         return outgoing
 
     def _transmit(self, pending: PendingRequest, now: float) -> None:
-        if (self.window.is_full or self._queue) and not pending.force:
+        if self.paused or ((self.window.is_full or self._queue) and not pending.force):
             pending.deadline = float("inf")
             self._queue.append(pending)
         else:

@@ -4,6 +4,7 @@ A tick is the unit of time here: the owner counts them, one each 5 s. Source: dh
 kademlia-routing-table 1.0.6.
 """
 
+import ipaddress
 from bisect import insort
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ BUCKET_SIZE = (
 )
 RECENT_TICKS = 12  # one minute
 OLD_TICKS = 360  # half an hour
+MAX_PER_SUBNET = 2  # of a bucket, so a tenth: one /24 has 16 million ports to choose ids from (T17)
 MAX_PROBES = 3  # without it a flood of newcomers makes us ping every node we know, for the attacker
 
 
@@ -60,13 +62,23 @@ class Heard:
 class RoutingTable:
     """256 buckets of 20 nodes, each sorted by id; buckets are never split."""
 
-    def __init__(self, own_id: bytes) -> None:
-        self.own_id = own_id
+    def __init__(self, own_id: bytes, *, max_per_subnet: int = MAX_PER_SUBNET) -> None:
+        """
+        Args:
+            max_per_subnet: So many nodes of one public /24 a bucket takes. Private networks and loopback are exempt: a
+                testnet or a LAN is one such subnet as a whole, and nobody from outside can put nodes there.
+        """
+        self._own_id = own_id
+        self._max_per_subnet = max_per_subnet
         self.accepts_probes = False
         """Set by the owner once it has bootstrapped: before that a full bucket just stays as it is."""
         self._buckets: list[list[Node]] = [[] for _ in range(BUCKETS)]
         self._nodes: dict[bytes, Node] = {}  # in the order they were last heard from, longest ago first
         self._probes = 0
+
+    @property
+    def own_id(self) -> bytes:
+        return self._own_id
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -87,17 +99,27 @@ class RoutingTable:
 
     def bucket_of(self, node_id: bytes) -> int:
         """The number of leading bits that `node_id` shares with our own; 255 for our own id."""
-        difference = int.from_bytes(node_id, "big") ^ int.from_bytes(self.own_id, "big")
+        difference = int.from_bytes(node_id, "big") ^ int.from_bytes(self._own_id, "big")
         return min(BUCKETS - difference.bit_length(), BUCKETS - 1)
 
     def add(self, node: Node) -> bool:
         """Take in a node, unless it is known, is ourselves or its bucket is full. Returns whether it is new."""
         bucket = self._buckets[self.bucket_of(node.id)]
-        if len(bucket) >= BUCKET_SIZE or node.id in self._nodes or node.id == self.own_id:
+        if node.id in self._nodes or node.id == self._own_id or self._rivals(node, bucket):
             return False
         insort(bucket, node, key=lambda known: known.id)
         self._nodes[node.id] = node
         return True
+
+    def move_to(self, own_id: bytes) -> None:
+        """Sort all nodes anew around another id of ours. Where a bucket gets too full the longest unseen ones go."""
+        nodes = list(self.most_recently_seen())
+        self._own_id = own_id
+        self._buckets = [[] for _ in range(BUCKETS)]
+        self._nodes = {}
+        for node in nodes:
+            self.add(node)
+        self._nodes = dict(reversed(self._nodes.items()))
 
     def remove(self, node_id: bytes) -> bool:
         """Forget a node. Returns whether it was there."""
@@ -129,7 +151,7 @@ class RoutingTable:
             self._nodes[node_id] = self._nodes.pop(node_id)  # now the last one heard from
             return Heard(known)
         newcomer = Node(node_id, address, added=tick, pinged=tick, seen=tick)
-        if node_id == self.own_id:
+        if node_id == self._own_id:
             return Heard(None)
         if self.add(newcomer):
             return Heard(newcomer, is_new=True)
@@ -145,6 +167,10 @@ class RoutingTable:
         node.sampled = tick
         return True
 
+    def abandon(self, probe: Probe) -> None:
+        """End a probe that has no outcome. The resident stays."""
+        self._probes -= 1
+
     def settle(self, probe: Probe, *, answered: bool) -> Node | None:
         """End a probe. Returns the newcomer when it took the resident's place."""
         self._probes -= 1
@@ -157,8 +183,8 @@ class RoutingTable:
     def _probe_for(self, newcomer: Node, tick: int) -> Probe | None:
         if not self.accepts_probes or self._probes >= MAX_PROBES:
             return None
-        bucket = self._buckets[self.bucket_of(newcomer.id)]
-        candidates = [node for node in bucket if node.pinged != tick]
+        rivals = self._rivals(newcomer, self._buckets[self.bucket_of(newcomer.id)])
+        candidates = [node for node in rivals if node.pinged != tick]
         if not candidates:
             return None
         resident = min(candidates, key=lambda node: (node.pinged, node.added))
@@ -167,3 +193,11 @@ class RoutingTable:
         resident.pinged = tick
         self._probes += 1
         return Probe(resident, newcomer, seen_before=resident.seen)
+
+    def _rivals(self, newcomer: Node, bucket: list[Node]) -> list[Node]:
+        """The nodes one of which has to go before the newcomer may come; none if there is room."""
+        subnet = newcomer.address.host.rpartition(".")[0]
+        neighbours = [node for node in bucket if node.address.host.rpartition(".")[0] == subnet]
+        if len(neighbours) >= self._max_per_subnet and ipaddress.IPv4Address(newcomer.address.host).is_global:
+            return neighbours
+        return bucket if len(bucket) >= BUCKET_SIZE else []
