@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from hyperdht.addresses import Address
 
@@ -19,6 +20,15 @@ DatagramHandler = Callable[[bytes, Address, float], None]
 """Called as handler(data, sender, now)."""
 
 
+class Counters(NamedTuple):
+    """What a host has sent and received."""
+
+    sent: int = 0
+    sent_bytes: int = 0
+    received: int = 0
+    received_bytes: int = 0
+
+
 class Host:
     """A machine with one interface. Sockets are known by their ports."""
 
@@ -27,13 +37,17 @@ class Host:
         """As the host itself knows it: behind a box a private one."""
         self.box = box
         self.clock = realm.clock
-        self.sent = self.sent_bytes = self.received = 0
+        self.sent = self.sent_bytes = self.received = self.received_bytes = 0
         self._realm = realm
         self._handlers: dict[int, DatagramHandler] = {}
         self._random = realm.clock.random_for(f"ports of {address}")
         self._line = line
         self._attachment: Attachment | None = None
         self.plug_in()
+
+    @property
+    def counters(self) -> Counters:
+        return Counters(self.sent, self.sent_bytes, self.received, self.received_bytes)
 
     @property
     def public_host(self) -> str:
@@ -89,6 +103,7 @@ class Host:
         handler = self._handlers.get(packet.destination.port)
         if handler is not None:
             self.received += 1
+            self.received_bytes += len(packet.data)
             handler(packet.data, packet.source, self.clock.now)
 
 

@@ -1,0 +1,230 @@
+"""Many DHT nodes on one simulated network, and what their lookups find and cost."""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import TYPE_CHECKING, NamedTuple
+
+from hyperdht.addresses import Address
+from hyperdht.rpc import Command, RoutingTable, node_id
+from hyperdht.rpc.messages import Reply
+from hyperdht.rpc.node import RpcNode
+from hyperdht.rpc.routing_table import BUCKET_SIZE
+
+from .network import Network
+from .node import SimulatedNode
+from .realm import Line
+
+if TYPE_CHECKING:
+    from hyperdht.rpc.running_query import QueryOutcome
+
+HOME = Line(latency_s=0.02, jitter_s=0.01)
+LOOKUP_LIMIT_S = 60.0
+BOOTSTRAP_NODES = 3
+FIRST_TICK = 60
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """One persistent node of a population."""
+
+    shell: SimulatedNode
+    rpc: RpcNode
+    address: Address
+    key: int
+    """Its id as a number."""
+    alive: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """How one lookup went."""
+
+    recall: float
+    """Share of the 20 living nodes truly closest to the target that it found."""
+    closest_found: bool
+    hops: int
+    """How many nodes, one after the other, led to the closest one."""
+    seconds: float
+    packets: int
+    """Sent and received by the node that looked up."""
+    bytes: int
+    timeouts: int
+    finished: bool
+
+
+class Summary(NamedTuple):
+    """Many lookups in a row of a table."""
+
+    lookups: int
+    success: float
+    """Share that found the closest living node."""
+    recall: float
+    hops: float
+    hops_max: int
+    seconds: float
+    seconds_max: float
+    packets: float
+    kilobytes: float
+
+
+class Population:
+    """Persistent nodes on open addresses, each in a /24 of its own.
+
+    `grow` adds nodes that bootstrap like real ones. `fill` gives all their tables at once what years of talking would.
+    """
+
+    def __init__(self, seed: int, *, line: Line = HOME) -> None:
+        self.network = Network(seed, line=line)
+        self.clock = self.network.clock
+        self.random = self.clock.random_for("population")
+        self.members: list[Member] = []
+
+    @property
+    def bootstrap(self) -> tuple[Address, ...]:
+        return tuple(member.address for member in self.members[:BOOTSTRAP_NODES])
+
+    @property
+    def living(self) -> list[Member]:
+        return [member for member in self.members if member.alive]
+
+    def add(self, *, host: str | None = None) -> Member:
+        """One more node that is known to nobody yet."""
+        machine = self.network.host(address=host)
+        shell = SimulatedNode(machine)
+        rpc = RpcNode(
+            randomness=self.clock.random_for(f"node {len(self.members)}"),
+            now=self.clock.now,
+            bootstrap=self.bootstrap,
+            ephemeral=False,
+            firewalled=False,
+            port=shell.port,
+        )
+        identity = node_id(shell.address)
+        rpc.endpoint.table = RoutingTable(identity)  # as if it had found out about its address earlier
+        rpc.endpoint.ephemeral = False
+        shell.machine = rpc
+        member = Member(shell, rpc, shell.address, int.from_bytes(identity, "big"))
+        self.members.append(member)
+        return member
+
+    def grow(self, count: int, *, per_second: float = 20.0) -> list[Member]:
+        """Add nodes one after the other, and wait until the last one has bootstrapped."""
+        added = []
+        for _ in range(count):
+            member = self.add()
+            added.append(member)
+            member.rpc.start(self.clock.now)
+            member.shell.wake()
+            self.clock.run(1 / per_second)
+        waiting = list(added)
+
+        def settled() -> bool:
+            while waiting and waiting[-1].rpc.bootstrapped:
+                waiting.pop()
+            return not waiting
+
+        if not self.clock.run_until(settled, seconds=120):
+            raise AssertionError(f"{len(waiting)} nodes did not bootstrap")
+        return added
+
+    def fill(self, count: int) -> None:
+        """Add nodes that know up to 20 random others for each length of prefix, and start them."""
+        members = [self.add() for _ in range(count)]
+        by_key = sorted(self.living, key=lambda member: member.key)
+        keys = [member.key for member in by_key]
+        for member in members:
+            for first, end in prefix_ranges(member.key, keys):
+                for position in self.random.sample(range(first, end), min(BUCKET_SIZE, end - first)):
+                    other = by_key[position]
+                    member.rpc.table.hear_from(other.rpc.id, other.address, tick=FIRST_TICK)
+            member.rpc.start(self.clock.now)
+            member.shell.wake()
+
+    def kill(self, share: float) -> list[Member]:
+        """That share of the living, but no bootstrap node, vanishes without a word."""
+        candidates = [member for member in self.members[BOOTSTRAP_NODES:] if member.alive]
+        dead = self.random.sample(candidates, round(share * len(self.living)))
+        for member in dead:
+            member.alive = False
+            member.shell.stop()
+        return dead
+
+    def truth(self, target: bytes, *, without: Member, among: Sequence[Member] | None = None) -> list[Member]:
+        """The 20 living nodes closest to the target."""
+        key = int.from_bytes(target, "big")
+        others = (member for member in among or self.members if member.alive and member is not without)
+        return sorted(others, key=lambda member: member.key ^ key)[:BUCKET_SIZE]
+
+    def lookup(self, member: Member, target: bytes, *, among: Sequence[Member] | None = None) -> Lookup:
+        """One node looks for the 20 nodes closest to a target; judged by those of `among`, by default all living."""
+        truth = [other.address for other in self.truth(target, without=member, among=among)]
+        depths: dict[Address, int] = {}
+        outcomes: list[QueryOutcome] = []
+
+        def heard(address: Address, reply: Reply, _: float) -> None:
+            depth = depths.setdefault(address, 1)
+            for recommended in reply.closer_nodes:
+                depths.setdefault(recommended, depth + 1)
+
+        host, start = member.shell.host, self.clock.now
+        before = host.counters
+        running = member.rpc.query(
+            target, Command.FIND_NODE, internal=True, now=start, on_reply=heard, then=outcomes.append
+        )
+        member.shell.wake()
+        finished = self.clock.run_until(lambda: bool(outcomes), seconds=LOOKUP_LIMIT_S)
+        after = host.counters
+        running.cancel()
+        best = [reply.address for reply in running.query.best_replies]
+        return Lookup(
+            recall=len(set(best) & set(truth)) / len(truth),
+            closest_found=truth[0] in best,
+            hops=depths.get(truth[0], 0),
+            seconds=self.clock.now - start,
+            packets=after.sent - before.sent + after.received - before.received,
+            bytes=after.sent_bytes - before.sent_bytes + after.received_bytes - before.received_bytes,
+            timeouts=outcomes[0].failures if outcomes else 0,
+            finished=finished,
+        )
+
+    def lookups(
+        self, count: int, *, by: Sequence[Member] | None = None, among: Sequence[Member] | None = None
+    ) -> Summary:
+        """That many lookups of random targets by random living nodes, one after the other."""
+        askers = [member for member in by or self.members if member.alive]
+        done = []
+        for _ in range(count):
+            done.append(self.lookup(self.random.choice(askers), self.random.randbytes(32), among=among))
+            self.clock.run(0.5)
+        return summary_of(done)
+
+
+def prefix_ranges(key: int, keys: Sequence[int]) -> list[tuple[int, int]]:
+    """For each length of prefix shared with `key` where there is somebody: the range of such keys in the sorted `keys`."""
+    ranges = []
+    for shared in range(256):
+        size = 1 << (255 - shared)  # how many keys share exactly that many bits
+        start = (key ^ size) & ~(size - 1)
+        first, end = bisect_left(keys, start), bisect_left(keys, start + size)
+        if end > first:
+            ranges.append((first, end))
+        nearby = key & ~(size - 1)
+        if bisect_left(keys, nearby + size) - bisect_left(keys, nearby) <= 1:
+            break  # only ourselves are left
+    return ranges
+
+
+def summary_of(done: Sequence[Lookup]) -> Summary:
+    return Summary(
+        lookups=len(done),
+        success=fmean(lookup.closest_found and lookup.finished for lookup in done),
+        recall=fmean(lookup.recall for lookup in done),
+        hops=fmean(lookup.hops for lookup in done if lookup.closest_found),
+        hops_max=max(lookup.hops for lookup in done),
+        seconds=median(lookup.seconds for lookup in done),
+        seconds_max=max(lookup.seconds for lookup in done),
+        packets=fmean(lookup.packets for lookup in done),
+        kilobytes=fmean(lookup.bytes for lookup in done) / 1000,
+    )
