@@ -11,6 +11,7 @@ from ..addresses import Address
 from ..buffers import BytesLike
 from ..crypto import PUBLIC_KEY_BYTES, SIGNATURE_BYTES
 from ..encoding import Reader, Writer, encode_uint
+from ..rpc.messages import HASH_BYTES, MAX_DATAGRAM_BYTES
 
 REFRESH_BYTES = 32
 HAS_PEER = 1
@@ -20,6 +21,10 @@ HAS_BUMP = 8
 HAS_VALUE = 1  # in a plugin request
 # 62 records of a peer without relays fill the largest datagram, and 335 relays one record. The counts in front can say more.
 MAX_ITEMS = 512
+# What a reply can hold beside an id, a token and 20 closer nodes without outgrowing the buffers it is received in.
+MAX_REPLY_VALUE_BYTES = MAX_DATAGRAM_BYTES - (10 + 2 * HASH_BYTES + 1 + 20 * 6 + 3)
+# A mutable value is stored with its seq, its length and its signature.
+MAX_MUTABLE_VALUE_BYTES = MAX_REPLY_VALUE_BYTES - (9 + 3 + SIGNATURE_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
