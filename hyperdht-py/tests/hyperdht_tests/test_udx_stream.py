@@ -4,6 +4,7 @@ import heapq
 import json
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from itertools import count
 from random import Random
@@ -20,9 +21,10 @@ from hyperdht.udx import (
     Event,
     State,
     StreamClosed,
-    StreamDataReceived,
     StreamEnded,
     StreamMessageReceived,
+    StreamReadable,
+    StreamRemoteChanged,
     StreamWritable,
     UdxStream,
     is_stream_packet,
@@ -46,23 +48,35 @@ def trace(title: str) -> list[dict[str, Any]]:
     return packets
 
 
+@dataclass(frozen=True)
+class DataReceived:
+    """What an owner read when it was told that it can."""
+
+    data: bytes
+
+
 class EagerStream(UdxStream):
-    """Whose owner is done with all data at once, unless it is told to stop reading."""
+    """Whose owner reads everything at once, unless it is told to stop."""
 
     def __init__(self, local_id: int, **options: Any) -> None:
         super().__init__(local_id, **options)
         self.reading = True
-        self._seen: deque[Event] = deque()
+        self._seen: deque[Event | DataReceived] = deque()
 
     def receive(self, data: BytesLike, *, now: float, segment_bytes: int | None = None) -> None:
         super().receive(data, now=now, segment_bytes=segment_bytes)
         while (event := super().next_event()) is not None:
-            self._seen.append(event)
-            if self.reading and isinstance(event, StreamDataReceived):
-                self.consumed(len(event.data))
+            if not isinstance(event, StreamReadable):
+                self._seen.append(event)
+            elif self.reading:
+                self._seen.append(DataReceived(self.read()))
 
-    def next_event(self) -> Event | None:
-        return self._seen.popleft() if self._seen else super().next_event()
+    def happened(self) -> list[Event | DataReceived]:
+        """Everything since the last call."""
+        seen = list(self._seen)
+        seen += iter(self.next_event, None)
+        self._seen.clear()
+        return seen
 
 
 def stream_pair(**options: Any) -> tuple[EagerStream, EagerStream]:
@@ -72,17 +86,17 @@ def stream_pair(**options: Any) -> tuple[EagerStream, EagerStream]:
     return left, right
 
 
-def events(stream: UdxStream) -> list[Event]:
-    return list(iter(stream.next_event, None))
+def events(stream: EagerStream) -> list[Event | DataReceived]:
+    return stream.happened()
 
 
-def received(stream: UdxStream) -> bytes:
-    return b"".join(event.data for event in events(stream) if isinstance(event, StreamDataReceived))
+def received(stream: EagerStream) -> bytes:
+    return b"".join(event.data for event in events(stream) if isinstance(event, DataReceived))
 
 
 def datagrams(stream: UdxStream, now: float) -> list[bytes]:
     out = []
-    for data, size in stream.datagrams_to_send(now=now):
+    for data, size, _ in stream.datagrams_to_send(now=now):
         out += [data[at : at + size] for at in range(0, len(data), size)]
     return out
 
@@ -143,11 +157,11 @@ def test_a_recorded_conversation_with_a_half_close() -> None:
     carried += transfer(left, right, 0.18)
     assert [(way, data.hex()) for way, data in carried] == [(p["dir"], p["hex"]) for p in trace("data, ack")]
     closed = StreamClosed(CloseReason.FINISHED)
-    assert events(left) == [StreamDataReceived(b"world"), StreamEnded(), closed]
+    assert events(left) == [DataReceived(b"world"), StreamEnded(), closed]
     assert events(right) == [
-        StreamDataReceived(b"hello"),
+        DataReceived(b"hello"),
         StreamMessageReceived(b"unordered"),
-        StreamDataReceived(b"bye"),
+        DataReceived(b"bye"),
         StreamEnded(),
         closed,
     ]
@@ -206,7 +220,7 @@ def test_a_recorded_destroy() -> None:
     carried += transfer(left, right, 0.1)
     assert [data.hex() for _, data in carried] == [p["hex"] for p in trace("destroy")]
     assert events(left) == [StreamClosed(CloseReason.DESTROYED)]
-    assert events(right) == [StreamDataReceived(b"hello"), StreamClosed(CloseReason.RESET)]
+    assert events(right) == [DataReceived(b"hello"), StreamClosed(CloseReason.RESET)]
     assert left.next_timer() is right.next_timer() is None
 
 
@@ -225,7 +239,7 @@ def test_recorded_answers_of_one_stream_to_any_packet() -> None:
             stream.receive(data, now=0.0)
         happened = events(stream)
         expected = [item for item in step["result"] if "firewall" not in item]
-        data = b"".join(e.data for e in happened if isinstance(e, StreamDataReceived))
+        data = b"".join(e.data for e in happened if isinstance(e, DataReceived))
         assert data.hex() == "".join(item.get("streamData", "") for item in expected), step["label"]
         messages = [e.data.hex() for e in happened if isinstance(e, StreamMessageReceived)]
         assert messages == [item["streamMessage"] for item in expected if "streamMessage" in item], step["label"]
@@ -333,7 +347,7 @@ def test_a_recorded_retransmission_carries_the_current_ack() -> None:
 class Link:
     """Both directions of a path with delay; every packet by itself, or whole batches when nothing is lost."""
 
-    def __init__(self, left: UdxStream, right: UdxStream, *, seed: int, loss: float, delay: float = 0.01) -> None:
+    def __init__(self, left: EagerStream, right: EagerStream, *, seed: int, loss: float, delay: float = 0.01) -> None:
         self.left, self.right, self.loss, self.delay = left, right, loss, delay
         self.random = Random(seed)
         self.now = 0.0
@@ -352,13 +366,13 @@ class Link:
 
     def pump(self) -> None:
         for source, sink in ((self.left, self.right), (self.right, self.left)):
-            for data, size in source.datagrams_to_send(now=self.now):
+            for data, size, _ in source.datagrams_to_send(now=self.now):
                 self.sent_packets += -(-len(data) // size)
                 pieces = [data] if not self.loss else [data[at : at + size] for at in range(0, len(data), size)]
                 for piece in pieces:
                     self._put(sink, piece, size)
             for event in events(source):
-                if isinstance(event, StreamDataReceived):
+                if isinstance(event, DataReceived):
                     self.received[source.local_id] += event.data
                 elif isinstance(event, StreamClosed):
                     self.closed[source.local_id] = event.reason
@@ -439,21 +453,17 @@ def test_a_reader_that_stops_holds_the_writer_up_and_lets_it_go_on() -> None:
             right.receive(datagram, now=now)
         for datagram in datagrams(right, now):
             left.receive(datagram, now=now)
-    got = bytearray()
-    while (event := right.next_event()) is not None:
-        assert isinstance(event, StreamDataReceived)
-        got += event.data
-    unread = len(got)
+    unread = right.unread_bytes
     assert 90_000 < unread <= 100_000 + 64 * 1024
     right.reading = True
-    right.consumed(unread)
+    got = right.read()
     (reopened,) = datagrams(right, now)
     assert decode_packet(reopened).rwnd == 100_000
     left.receive(reopened, now=now)
     link = Link(left, right, seed=1, loss=0.0)
     link.now = now
     link.run(lambda: len(link.received[2]) == 400_000 - unread)
-    assert bytes(got + link.received[2]) == pattern(400_000)
+    assert got + bytes(link.received[2]) == pattern(400_000)
 
 
 def test_the_writer_hears_when_there_is_room() -> None:
@@ -473,8 +483,7 @@ def test_t17_a_peer_that_ignores_the_window_does_not_fill_the_memory() -> None:
     for seq in range(1000):
         stream.receive(peer_packet(DATA, seq, 0, payload=bytes(1000)), now=0.0)
         stream.receive(peer_packet(DATA, 5000 + 2 * seq, 0, payload=bytes(1000)), now=0.0)
-    kept = sum(len(e.data) for e in iter(stream.next_event, None) if isinstance(e, StreamDataReceived))
-    assert kept <= 50_000 + 64 * 1024
+    assert stream.unread_bytes <= 50_000 + 64 * 1024
     assert stream._received.held_bytes <= 100_000
 
 
@@ -528,10 +537,72 @@ def test_misuse_is_refused() -> None:
 
 
 def test_destroy_before_connect_is_silent() -> None:
-    stream = UdxStream(1)
+    stream = EagerStream(1)
     stream.destroy()
     assert datagrams(stream, 0.0) == []
     assert events(stream) == [StreamClosed(CloseReason.DESTROYED)]
+
+
+def test_t17_an_owner_that_ignores_messages_does_not_collect_them() -> None:
+    stream = UdxStream(1)
+    for _ in range(10_000):
+        stream.receive(peer_packet(MESSAGE, 0, 0, payload=b"message"), now=0.0)
+    assert len(list(iter(stream.next_event, None))) < 300
+
+
+def test_t17_tiny_packets_that_nobody_reads_are_put_together() -> None:
+    stream = UdxStream(1)
+    for seq in range(10_000):
+        stream.receive(peer_packet(DATA, seq, 0, payload=b"x"), now=0.0)
+    assert len(stream._unread) <= 4096
+    assert stream.read() == b"x" * 10_000
+
+
+# --- another remote
+
+
+def paths(stream: UdxStream, now: float) -> list[tuple[int, int, int]]:
+    """`(path, stream id, seq)` of what goes out."""
+    out = []
+    for data, size, path in stream.datagrams_to_send(now=now):
+        packets = [decode_packet(data[at : at + size]) for at in range(0, len(data), size)]
+        out += [(path, packet.stream_id, packet.seq) for packet in packets]
+    return out
+
+
+def test_after_a_change_of_remote_only_what_was_sent_before_is_repeated_to_the_old_one() -> None:
+    stream, _ = stream_pair()
+    stream.write(b"before")
+    assert paths(stream, 0.0) == [(0, 2, 0)]
+    stream.change_remote(9)
+    stream.write(b"after")
+    assert paths(stream, 0.0) == [(1, 9, 1)]
+    assert events(stream) == []
+    stream.handle_timer(now=1.0)
+    assert paths(stream, 1.0) == [(0, 2, 0)]  # libudx too repeats it to the old place, under the old id
+    stream.receive(peer_packet(STATE, 0, 1), now=1.1)
+    assert events(stream) == [StreamRemoteChanged()]
+    stream.receive(peer_packet(DATA, 0, 1, payload=b"x"), now=1.2)
+    assert paths(stream, 1.2)[0] == (1, 9, 2)
+
+
+def test_an_idle_stream_changes_its_remote_at_once() -> None:
+    stream, _ = stream_pair()
+    stream.change_remote(9)
+    assert events(stream) == [StreamRemoteChanged()]
+
+
+def test_the_search_for_larger_packets_begins_anew_on_another_path() -> None:
+    left, right = stream_pair()
+    link = Link(left, right, seed=1, loss=0.0)
+    left.write(pattern(1_000_000) * 20)
+    link.run(lambda: len(link.received[2]) == 20_000_000)
+    assert left.max_message_bytes == 1452
+    left.change_remote(2, ipv6=True)
+    assert left.max_message_bytes == 1200 - 68
+    left.write(pattern(1_000_000) * 20)
+    link.run(lambda: len(link.received[2]) == 40_000_000)
+    assert 1200 - 68 < left.max_message_bytes <= 1500 - 68
 
 
 # --- forged

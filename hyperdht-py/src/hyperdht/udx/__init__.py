@@ -1,12 +1,14 @@
 """UDX without I/O: reliable ordered streams over UDP, many on one socket; docs/protocol/udx.md."""
 
+from .endpoint import Counters, EndpointStream, RelayHook, StreamPacketHook, Transmission, UdxEndpoint
 from .events import (
     CloseReason,
     Event,
     StreamClosed,
-    StreamDataReceived,
     StreamEnded,
     StreamMessageReceived,
+    StreamReadable,
+    StreamRemoteChanged,
     StreamWritable,
 )
 from .packet import is_stream_packet, stream_id_of
@@ -16,13 +18,20 @@ from .stream import State, UdxStream
 __all__ = [
     "Batch",
     "CloseReason",
+    "Counters",
+    "EndpointStream",
     "Event",
+    "RelayHook",
     "State",
     "StreamClosed",
-    "StreamDataReceived",
     "StreamEnded",
     "StreamMessageReceived",
+    "StreamPacketHook",
+    "StreamReadable",
+    "StreamRemoteChanged",
     "StreamWritable",
+    "Transmission",
+    "UdxEndpoint",
     "UdxStream",
     "is_stream_packet",
     "stream_id_of",

@@ -19,10 +19,8 @@ class CloseReason(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class StreamDataReceived:
-    """The bytes that came into order with one `receive`."""
-
-    data: bytes
+class StreamReadable:
+    """There are bytes to `read`, where there were none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +41,17 @@ class StreamWritable:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamRemoteChanged:
+    """After `change_remote`: nothing sent to the old place is missing any more."""
+
+
+@dataclass(frozen=True, slots=True)
 class StreamClosed:
     """The last event of every stream."""
 
     reason: CloseReason
 
 
-Event: TypeAlias = StreamDataReceived | StreamMessageReceived | StreamEnded | StreamWritable | StreamClosed
+Event: TypeAlias = (
+    StreamReadable | StreamMessageReceived | StreamEnded | StreamWritable | StreamRemoteChanged | StreamClosed
+)

@@ -30,6 +30,13 @@ class MtuSearch:
         """Of a full packet."""
         return self.mtu - self._overhead
 
+    def restart(self, *, ipv6: bool) -> None:
+        """Packets go another way from now on, over IPv4 or IPv6: nothing is known about it."""
+        self.mtu = BASE_MTU
+        self._overhead = IPV6_OVERHEAD if ipv6 else IPV4_OVERHEAD
+        self._in_flight = False
+        self._losses = 0
+
     def start(self) -> None:
         """The first acknowledgement came: the path works."""
         if self._max_mtu > BASE_MTU:

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ..buffers import BytesLike
@@ -13,6 +13,7 @@ from .recovery import Rack, RecoveryState, RttEstimator
 from .sent import SentRun, SentRuns
 
 MAX_TIMEOUTS = 6  # of one packet: 13 seconds without an answer
+MAX_BATCHES = 16  # per call: a megabyte, after which acknowledgements should be looked at
 CLOCK_SLACK = 1e-6  # a timer may be early by the rounding of a float
 
 
@@ -21,12 +22,15 @@ class Batch(NamedTuple):
 
     data: bytes
     segment_bytes: int
+    path: int = 0
+    """Which of the stream's remotes they are for: 0 the first, 1 that after the first change, ..."""
 
 
 class Envelope(NamedTuple):
     """What the headers of our packets say besides their own number."""
 
-    stream_id: int
+    stream_ids: Sequence[int]
+    """Of the peer, by path; new packets take the last."""
     rwnd: int
     ack: int
 
@@ -44,6 +48,8 @@ class Sender:
         """A packet was sent seven times without an answer: the stream is dead."""
         self.probe_window = False
         """The owner is to send a HEARTBEAT, to learn whether a closed window is open again."""
+        self.has_more = False
+        """The last `packets_to_send` stopped only because it had given much already."""
         self.queued_bytes = 0
         self.ending = False
         self.end_sent = False
@@ -88,6 +94,14 @@ class Sender:
         if len(data):
             self._queue.append(data)
             self.queued_bytes += len(data)
+
+    def path_changed(self) -> None:
+        """The owner changed the size of packets in its MTU search; probes under way say nothing about the new path."""
+        for run in self.sent.runs:
+            run.probe = False
+        self._bbr.payload_bytes = self._mtu.payload_bytes
+        if not self._first_ack:
+            self._mtu.start()
 
     def next_timer(self) -> float | None:
         """When `handle_timer` wants to be called."""
@@ -250,6 +264,7 @@ class Sender:
     def packets_to_send(self, envelope: Envelope, now: float) -> list[Batch]:
         """Everything that may go out now: losses first, then new data."""
         batches: list[Batch] = []
+        self.has_more = False
         if self._tail_probe_due:
             self._send_tail_probe(batches, envelope, now)
         if self._pace_at is None or now + CLOCK_SLACK >= self._pace_at:
@@ -274,6 +289,9 @@ class Sender:
         index = 0
         while self.sent.lost and index < len(self.sent.runs):
             if self.sent.runs[index].lost:
+                if len(batches) >= MAX_BATCHES:
+                    self.has_more = True
+                    return
                 limit = self._budget(self._bbr.cwnd - self.sent.in_flight, now)
                 if not limit:
                     return
@@ -313,6 +331,9 @@ class Sender:
         window = max(1, self.rwnd // self._mtu.payload_bytes) if self.rwnd else 0
         sent_any = False
         while self._something_new:
+            if len(batches) >= MAX_BATCHES:
+                self.has_more = True
+                break
             # What the peer holds beyond a gap is not in flight, but fills its memory; libudx looks at the flight alone.
             room = min(self._bbr.cwnd - self.sent.in_flight, window - (self.sent.nxt - self.sent.una))
             limit = self._budget(room, now)
@@ -353,10 +374,12 @@ class Sender:
         if ends and not tail and full:
             full, tail = full - 1, size
         parts: list[bytes] = []
+        path = len(envelope.stream_ids) - 1
         for count, length, flags in ((full, size, DATA), (1, tail, DATA | (END if ends else 0))):
             if not count or (not length and not ends):
                 continue
             run = self._new_run(count, flags if length else END, length, source, offset, now)
+            run.path = path
             run.probe = padding is not None and bool(length)
             if run.probe:
                 self._mtu.sent()
@@ -366,7 +389,7 @@ class Sender:
             offset += count * length
         self.end_sent = self.end_sent or ends
         data = b"".join(parts)
-        batches.append(Batch(data, HEADER_BYTES + size if full and padding is None else len(data)))
+        batches.append(Batch(data, HEADER_BYTES + size if full and padding is None else len(data), path))
         if self._rto_at is None:
             self._rto_at = now + self.rtt.rto
 
@@ -384,19 +407,20 @@ class Sender:
         run.app_limited = bool(self._app_limited_until)
 
     def _pack(self, run: SentRun, envelope: Envelope, padding: int = 0) -> Batch:
-        stream_id, rwnd, ack = envelope
+        stream_ids, rwnd, ack = envelope
+        stream_id = stream_ids[run.path]
         size = run.payload_bytes
         if run.count == 1:
             payload = memoryview(run.source)[run.offset : run.offset + size]
             data = encode_packet(
                 run.flags, stream_id=stream_id, rwnd=rwnd, seq=run.first, ack=ack, payload=payload, padding=padding
             )
-            return Batch(data, len(data))
+            return Batch(data, len(data), run.path)
         data = pack_run(
             run.flags, run.count, size, run.source, run.offset,
             stream_id=stream_id, rwnd=rwnd, first_seq=run.first, ack=ack,
         )  # fmt: skip
-        return Batch(data, HEADER_BYTES + size)
+        return Batch(data, HEADER_BYTES + size, run.path)
 
     def _take(self, limit: int) -> tuple[BytesLike, int, int]:
         """The next bytes of the queue in one buffer: that buffer, where they start, how many. Joins only across buffers."""

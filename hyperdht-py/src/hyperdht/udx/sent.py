@@ -25,6 +25,8 @@ class SentRun:
     delivered_at: float
     first_sent_at: float
     app_limited: bool
+    path: int = 0
+    """Counts the changes of remote before it was sent: a retransmission goes where the first went."""
     transmissions: int = 1
     timeouts: int = 0
     lost: bool = False

@@ -5,8 +5,8 @@
     stream.write(b"bytes")                            # False: wait for StreamWritable
     stream.receive(buffer, now=now, segment_bytes=n)  # raises nothing the peer can cause
     while (event := stream.next_event()) is not None: ...
-    stream.consumed(len(data))                        # opens the window again
-    for data, segment_bytes in stream.datagrams_to_send(now=now): ...
+    data = stream.read()                              # after StreamReadable; opens the window again
+    for data, segment_bytes, path in stream.datagrams_to_send(now=now): ...
     stream.next_timer(); stream.handle_timer(now=now)
 
     state       takes                                  then
@@ -31,9 +31,10 @@ from .events import (
     CloseReason,
     Event,
     StreamClosed,
-    StreamDataReceived,
     StreamEnded,
     StreamMessageReceived,
+    StreamReadable,
+    StreamRemoteChanged,
     StreamWritable,
 )
 from .mtu import DEFAULT_MAX_MTU, MtuSearch
@@ -66,6 +67,10 @@ WRITE_QUEUE_BYTES = 256 << 10
 # libudx has no TIME_WAIT. If the last acknowledgement is lost the peer asks for 13 s, so somebody has to answer that long.
 LINGER_TIME = 14.0
 MIN_RUN_PACKETS = 2
+# An owner that does not look for messages must not collect them; they may be lost anyway.
+MAX_WAITING_EVENTS = 256
+# More pieces than these waiting to be read are put together: each costs about 250 bytes, however little is in it.
+MAX_PIECES = 4096
 
 
 class State(Enum):
@@ -84,7 +89,6 @@ class UdxStream:
         local_id: int,
         *,
         max_mtu: int = DEFAULT_MAX_MTU,
-        ipv6: bool = False,
         window_bytes: int = RECEIVE_WINDOW_BYTES,
         heartbeat_interval: float | None = None,
         first_seq: int = 0,
@@ -94,34 +98,74 @@ class UdxStream:
         Args:
             local_id: What the peer writes into its packets. Unique among the streams of a socket.
             max_mtu: Of the route; 1200 turns the search for larger packets off.
-            window_bytes: How much may be received before the owner reports it `consumed`. A peer can make us hold twice as
-                many bytes again beyond a gap.
+            window_bytes: How much may wait to be read. A peer can make us hold twice as many bytes again beyond a gap.
             heartbeat_interval: After so many idle seconds a packet is sent that the peer answers. Keeps NAT mappings.
             first_seq, first_ack: Numbers to start at; both sides of a stream must agree.
         """
         self.local_id = local_id
-        self.remote_id: int | None = None
         self.state = State.OPEN
-        self._mtu = MtuSearch(max_mtu, ipv6=ipv6)
+        self.close_reason: CloseReason | None = None
+        """Once both sides ended, or it was broken off."""
+        self.remote_ended = False
+        """Nothing comes after what can be read now."""
+        self.writable = True
+        """Whether `write` would find room."""
+        self.forged = 0
+        """Packets that made no sense: damaged, forged, or sent by a program with a bug."""
+        self._mtu = MtuSearch(max_mtu)
         self._sender = Sender(self._mtu, first=first_seq)
         self._received = Reassembly(HELD_WINDOWS * window_bytes, first=first_ack)
         self._window_bytes = window_bytes
         self._advertised = window_bytes
+        self._unread: list[BytesLike] = []
         self._unread_bytes = 0
-        self._ready: list[BytesLike] = []
-        self._ready_bytes = 0
         self._window_seq, self._window_ack = first_ack, first_seq
         self._events: deque[Event] = deque()
         self._control: list[bytes] = []
         self._messages: list[bytes] = []
         self._ack_due = False
         self._heartbeat_due = False
-        self._remote_ended = False
         self._local_ended = False
-        self._full = False
+        self._remote_ids: list[int] = []  # by path
+        self._change_done_at: int | None = None
         self._heartbeat_interval = heartbeat_interval
         self._heartbeat_at: float | None = None
         self._linger_until: float | None = None
+
+    @property
+    def remote_id(self) -> int | None:
+        """The peer's id, where packets go now; None before `connect`."""
+        return self._remote_ids[-1] if self._remote_ids else None
+
+    @property
+    def path(self) -> int:
+        """How often the remote was changed."""
+        return max(len(self._remote_ids) - 1, 0)
+
+    @property
+    def unread_bytes(self) -> int:
+        """How much can be read."""
+        return self._unread_bytes
+
+    @property
+    def queued_bytes(self) -> int:
+        """How much was written and not sent once."""
+        return self._sender.queued_bytes
+
+    @property
+    def idle(self) -> bool:
+        """Whether the peer acknowledged everything."""
+        return self._sender.idle
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the last `datagrams_to_send` gave only a part of what may go out."""
+        return self.state is State.OPEN and self._sender.has_more
+
+    @property
+    def rtt(self) -> float | None:
+        """Smoothed round-trip time in seconds, once measured."""
+        return self._sender.rtt.srtt
 
     @property
     def max_message_bytes(self) -> int:
@@ -130,12 +174,34 @@ class UdxStream:
 
     # --- what the owner wants
 
-    def connect(self, remote_id: int, *, now: float) -> None:
+    def connect(self, remote_id: int, *, now: float, ipv6: bool = False) -> None:
         """The peer's id is known: sending may begin."""
-        if self.remote_id is not None or self.state is not State.OPEN:
+        if self._remote_ids or self.state is not State.OPEN:
             raise LocalProtocolError("the stream is connected or closed already")
-        self.remote_id = remote_id
+        self._use_remote(remote_id, ipv6)
         self._rest_heartbeat(now)
+
+    def change_remote(self, remote_id: int, *, ipv6: bool = False) -> None:
+        """Let everything new go to another place, where the peer is known by `remote_id`.
+
+        What was sent before is repeated to the old place, should it be lost. `StreamRemoteChanged` follows once none of it
+        is missing.
+        """
+        if not self._remote_ids or self.state is not State.OPEN:
+            raise LocalProtocolError("the stream is not connected, or closed already")
+        self._use_remote(remote_id, ipv6)
+        self._change_done_at = self._sender.sent.nxt
+        self._check_change()
+
+    def _use_remote(self, remote_id: int, ipv6: bool) -> None:
+        self._remote_ids.append(remote_id)
+        self._mtu.restart(ipv6=ipv6)
+        self._sender.path_changed()
+
+    def _check_change(self) -> None:
+        if self._change_done_at is not None and self._sender.sent.una >= self._change_done_at:
+            self._change_done_at = None
+            self._events.append(StreamRemoteChanged())
 
     def write(self, data: BytesLike) -> bool:
         """Queue bytes to be sent. They must not change until the peer has them.
@@ -148,8 +214,8 @@ class UdxStream:
         if self.state is not State.OPEN or self.remote_id is None or self._sender.ending:
             raise LocalProtocolError("the stream cannot be written to")
         self._sender.write(data)
-        self._full = self._sender.queued_bytes > WRITE_QUEUE_BYTES
-        return not self._full
+        self.writable = self._sender.queued_bytes <= WRITE_QUEUE_BYTES
+        return self.writable
 
     def end(self) -> None:
         """No more data follows what was written. The peer may still send."""
@@ -157,14 +223,19 @@ class UdxStream:
             raise LocalProtocolError("the stream is not connected")
         self._sender.ending = True
 
-    def destroy(self) -> None:
-        """Give the stream up. The peer is told once, without being heard."""
+    def destroy(self, *, silent: bool = False) -> None:
+        """Give the stream up. The peer is told once, without being heard, or not at all."""
         if self.state is not State.OPEN:
             self.state = State.CLOSED
             return
-        if self.remote_id is not None:
+        if self._remote_ids and not silent:
             self._control.append(self._bare(DESTROY))
         self._close(CloseReason.DESTROYED)
+
+    def reset(self) -> None:
+        """End the stream as a DESTROY of the peer would."""
+        if self.state is State.OPEN:
+            self._close(CloseReason.RESET)
 
     def send_message(self, data: BytesLike) -> None:
         """Send an unordered message: neither repeated nor paced, and dropped while the stream is not connected.
@@ -177,12 +248,15 @@ class UdxStream:
         if self.remote_id is not None and self.state is State.OPEN:
             self._messages.append(self._bare(MESSAGE, data))
 
-    def consumed(self, size: int) -> None:
-        """The owner is done with so many bytes of `StreamDataReceived`."""
-        self._unread_bytes -= size
+    def read(self) -> bytes:
+        """All bytes that are in order and were not read yet, which may be none."""
+        data = b"".join(self._unread)
+        self._unread.clear()
+        self._unread_bytes = 0
         reopened = self._window() - self._advertised
         if self._advertised < self._window_bytes // 2 and reopened >= self._window_bytes // 4:
             self._ack_due = True  # libudx would wait for the peer to ask
+        return data
 
     def next_event(self) -> Event | None:
         """The oldest event not taken yet."""
@@ -191,7 +265,7 @@ class UdxStream:
     # --- what arrives
 
     def receive(self, data: BytesLike, *, now: float, segment_bytes: int | None = None) -> None:
-        """Take in datagrams of this stream. `data` may be reused afterwards.
+        """Take in datagrams of this stream. `data` must not change afterwards: its payloads are kept until they are read.
 
         Args:
             segment_bytes: The size of each datagram in `data`; the last may be shorter. Without it `data` is one.
@@ -207,7 +281,7 @@ class UdxStream:
             view = memoryview(data)
             for at in range(start, len(data), size):
                 self._receive_datagram(view[at : at + size], now)
-        self._deliver(now)
+        self._check_end(now)
         self._rest_heartbeat(now)
 
     def _receive_run(self, data: BytesLike, size: int, count: int, now: float) -> int:
@@ -228,6 +302,7 @@ class UdxStream:
         try:
             packet = decode_packet(datagram)
         except DecodeError:
+            self.forged += 1
             return
         if packet.stream_id != self.local_id or self.state is State.CLOSED:
             return
@@ -250,25 +325,32 @@ class UdxStream:
             if flags & DESTROY:
                 self._close(CloseReason.RESET)
                 return
-        if flags & MESSAGE:
+        if flags & MESSAGE and len(self._events) < MAX_WAITING_EVENTS:
             self._events.append(StreamMessageReceived(bytes(packet.payload)))
         if flags & (DATA | END):
             self._ack_due = True
         self._receive_ack(seq, packet.ack, packet.rwnd, packet.sacks, now)
 
     def _insert(self, first: int, payloads: list[memoryview]) -> None:
-        room = self._window_bytes + WINDOW_SLACK_BYTES - self._unread_bytes - self._ready_bytes
-        if sum(map(len, payloads)) > room:
+        if sum(map(len, payloads)) > self._window_bytes + WINDOW_SLACK_BYTES - self._unread_bytes:
             return  # a peer that does not look at the window; it will have to send this again
         ready = self._received.insert(first, payloads)
-        self._ready += ready
-        self._ready_bytes += sum(map(len, ready))
+        size = sum(map(len, ready))
+        if not size:
+            return
+        if not self._unread_bytes:
+            self._events.append(StreamReadable())
+        self._unread += ready
+        self._unread_bytes += size
+        if len(self._unread) > MAX_PIECES:
+            self._unread = [b"".join(self._unread)]
 
     def _receive_ack(self, seq: int, wire_ack: int, rwnd: int, sacks: tuple[tuple[int, int], ...], now: float) -> None:
         sent = self._sender.sent
         ack = sent.una + seq_delta(wire_ack, sent.una % SEQ_SPACE)
         if ack > sent.nxt:
-            return  # forged or of another stream: we never sent that
+            self.forged += 1  # or of another stream: we never sent that
+            return
         if ack >= sent.una and (seq > self._window_seq or (seq == self._window_seq and ack >= self._window_ack)):
             self._window_seq, self._window_ack = seq, ack
             self._sender.rwnd = rwnd
@@ -277,27 +359,19 @@ class UdxStream:
             for start, end in sacks
         ]
         self._sender.acknowledged(ack, blocks, now)
+        self._check_change()
         if self._sender.finished and not self._local_ended:
             self._local_ended = True
             self._ack_due = self._ack_due or not self._received.ended  # an extra one, as libudx sends
 
-    def _deliver(self, now: float) -> None:
-        """Turn what became ready during one `receive` into events."""
-        self._deliver_data()
+    def _check_end(self, now: float) -> None:
         if self.state is not State.OPEN:
             return
-        if self._received.ended and not self._remote_ended:
-            self._remote_ended = True
+        if self._received.ended and not self.remote_ended:
+            self.remote_ended = True
             self._events.append(StreamEnded())
-        if self._remote_ended and self._local_ended:
+        if self.remote_ended and self._local_ended:
             self._finish(now)
-
-    def _deliver_data(self) -> None:
-        if self._ready_bytes:
-            self._unread_bytes += self._ready_bytes
-            self._events.append(StreamDataReceived(b"".join(self._ready)))
-        self._ready.clear()
-        self._ready_bytes = 0
 
     # --- time
 
@@ -320,7 +394,7 @@ class UdxStream:
             return
         self._sender.handle_timer(now)
         if self._sender.timed_out:
-            if self._remote_ended and self._sender.only_end_unacknowledged:
+            if self.remote_ended and self._sender.only_end_unacknowledged:
                 self._finish(now)  # the peer had everything to close, and forgot us
             else:
                 self._close(CloseReason.TIMED_OUT)
@@ -336,45 +410,44 @@ class UdxStream:
 
     def datagrams_to_send(self, *, now: float) -> list[Batch]:
         """What may go out now, in order. Whatever the owner cannot send is lost like any datagram."""
-        if self.remote_id is None:
+        if not self._remote_ids:
             return []
-        out = [Batch(data, len(data)) for data in self._control]
+        path = self.path
+        out = [Batch(data, len(data), path) for data in self._control]
         self._control.clear()
         if self.state is State.CLOSED:
             return out
         if self._ack_due:
             out.append(self._acknowledgement())
-        out += [Batch(data, len(data)) for data in self._messages]
+        out += [Batch(data, len(data), path) for data in self._messages]
         self._messages.clear()
         if self.state is State.OPEN:
-            envelope = Envelope(self.remote_id, self._window(), self._received.expected)
+            envelope = Envelope(self._remote_ids, self._window(), self._received.expected)
             packets = self._sender.packets_to_send(envelope, now)
             if self._sender.probe_window or self._heartbeat_due:
                 self._sender.probe_window = self._heartbeat_due = False
                 heartbeat = self._bare(HEARTBEAT)
-                out.append(Batch(heartbeat, len(heartbeat)))
+                out.append(Batch(heartbeat, len(heartbeat), path))
             out += packets
-            if self._full and self._sender.queued_bytes <= WRITE_QUEUE_BYTES:
-                self._full = False
+            if not self.writable and self._sender.queued_bytes <= WRITE_QUEUE_BYTES:
+                self.writable = True
                 self._events.append(StreamWritable())
         if out:
             self._rest_heartbeat(now)
         return out
 
     def _acknowledgement(self) -> Batch:
-        assert self.remote_id is not None
         self._ack_due = False
         self._advertised = self._window()
         data = encode_ack(
-            self._received.ranges(MAX_SACK_BLOCKS), stream_id=self.remote_id, rwnd=self._advertised,
+            self._received.ranges(MAX_SACK_BLOCKS), stream_id=self._remote_ids[-1], rwnd=self._advertised,
             seq=self._sender.sent.nxt, ack=self._received.expected,
         )  # fmt: skip
-        return Batch(data, len(data))
+        return Batch(data, len(data), self.path)
 
     def _bare(self, flags: int, payload: BytesLike = b"") -> bytes:
-        assert self.remote_id is not None
         return encode_packet(
-            flags, stream_id=self.remote_id, rwnd=self._window(), seq=self._sender.sent.nxt,
+            flags, stream_id=self._remote_ids[-1], rwnd=self._window(), seq=self._sender.sent.nxt,
             ack=self._received.expected, payload=payload,
         )  # fmt: skip
 
@@ -385,10 +458,11 @@ class UdxStream:
         self.state = State.LINGERING
         self._linger_until = now + LINGER_TIME
         self._heartbeat_at = None
+        self.close_reason = CloseReason.FINISHED
         self._events.append(StreamClosed(CloseReason.FINISHED))
 
     def _close(self, reason: CloseReason) -> None:
         self.state = State.CLOSED
-        self._deliver_data()
         self._heartbeat_at = None
+        self.close_reason = reason
         self._events.append(StreamClosed(reason))
