@@ -66,8 +66,8 @@ bench: setup-dev node ## measure, interleaved, against what a user would do by h
 soak: setup-dev ## long fuzz and fault runs
 	$(RUN) pytest -m soak --timeout=0 -s $(ARGS)
 
-nat: ## the NAT lab comes with the DHT
-	@echo "make nat: the NAT lab comes with hyperdht's DHT layers, which this version does not have yet."
+nat: setup-dev node ## connect through every kind of NAT, in network namespaces (Linux, root, nftables)
+	$(RUN) tests.natlab $(ARGS)
 
 lock: setup-dev ## resolve the locked dependencies again
 	$(RUN) pip install -q uv

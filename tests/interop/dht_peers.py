@@ -125,7 +125,9 @@ class Peer:
         with self._news:
             taken = self._until(take, timeout_s)
         if taken is None:
-            raise PeerSilent(f"{self.kind} peer: no {name!r} {fields or ''} in {timeout_s} s{self._said()}")
+            raise PeerSilent(
+                f"{self.kind} peer: no {name!r}{f' with {fields}' if fields else ''} in {timeout_s} s{self._said()}"
+            )
         return taken
 
     def events(self, name: str) -> list[dict[str, Any]]:
