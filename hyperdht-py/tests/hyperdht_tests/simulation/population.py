@@ -7,7 +7,7 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING, NamedTuple
 
 from hyperdht.addresses import Address
-from hyperdht.rpc import Command, RoutingTable, node_id
+from hyperdht.rpc import Command, node_id
 from hyperdht.rpc.messages import Reply
 from hyperdht.rpc.node import RpcNode
 from hyperdht.rpc.routing_table import BUCKET_SIZE
@@ -93,6 +93,7 @@ class Population:
         """One more node that is known to nobody yet."""
         machine = self.network.host(address=host)
         shell = SimulatedNode(machine)
+        is_bootstrap = len(self.members) < BOOTSTRAP_NODES
         rpc = RpcNode(
             randomness=self.clock.random_for(f"node {len(self.members)}"),
             now=self.clock.now,
@@ -100,12 +101,10 @@ class Population:
             ephemeral=False,
             firewalled=False,
             port=shell.port,
+            known_address=shell.address if is_bootstrap else None,
         )
-        identity = node_id(shell.address)
-        rpc.endpoint.table = RoutingTable(identity)  # as if it had found out about its address earlier
-        rpc.endpoint.ephemeral = False
         shell.machine = rpc
-        member = Member(shell, rpc, shell.address, int.from_bytes(identity, "big"))
+        member = Member(shell, rpc, shell.address, int.from_bytes(node_id(shell.address), "big"))
         self.members.append(member)
         return member
 
@@ -132,6 +131,9 @@ class Population:
     def fill(self, count: int) -> None:
         """Add nodes that know up to 20 random others for each length of prefix, and start them."""
         members = [self.add() for _ in range(count)]
+        for member in members:
+            member.rpc.table.move_to(node_id(member.address))
+            member.rpc.endpoint.ephemeral = False
         by_key = sorted(self.living, key=lambda member: member.key)
         keys = [member.key for member in by_key]
         for member in members:
