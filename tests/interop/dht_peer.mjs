@@ -17,6 +17,7 @@ const sessions = new Map() // topic in hex -> discovery session
 const closing = [] // what `close` ends after the node
 let dht = null
 let swarm = null
+let greeting = null // written to every new connection
 
 const hex = (buffer) => (buffer ? Buffer.from(buffer).toString('hex') : null)
 const bytes = (text) => (text == null ? undefined : Buffer.from(text, 'hex'))
@@ -48,6 +49,7 @@ function add (stream, topics = []) {
     isInitiator: stream.isInitiator,
     topics: topics.map(hex)
   }
+  if (greeting !== null) stream.write(greeting)
   return state.description
 }
 
@@ -136,7 +138,8 @@ function nodeOptions (options) {
   return defined({ ...rest, bootstrap, nodes: nodes?.map(parse), seed: bytes(seed), connectionKeepAlive: keepAlive })
 }
 
-async function init ({ kind = 'dht', seed, maxPeers, relayThrough, backoffs, host = '127.0.0.1', ...options }) {
+async function init ({ kind = 'dht', seed, maxPeers, relayThrough, backoffs, greet, host = '127.0.0.1', ...options }) {
+  greeting = bytes(greet) ?? null
   dht = new HyperDHT(nodeOptions({ seed, host, ...options }))
   dht.on('persistent', () => emit('persistent'))
   if (kind === 'swarm') {

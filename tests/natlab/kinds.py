@@ -27,13 +27,13 @@ INNER, OUTER = "100.64.1.2", "100.64.1.1"
 
 BLOCKED = """
 table ip lab {
-  chain in { type filter hook input priority 0; policy drop; iif lo accept; ct state established,related accept; }
+  chain in { type filter hook input priority 0; policy drop; iifname "lo" accept; ct state established,related accept; }
 }
 """
 
 NAT = """
 table ip lab {{
-  chain in {{ type filter hook input priority 0; policy drop; iif lo accept; }}
+  chain in {{ type filter hook input priority 0; policy drop; iifname "lo" accept; }}
   chain through {{
     type filter hook forward priority 0; policy drop;
     iifname "lan" accept; ct state established,related accept; {let_in}
