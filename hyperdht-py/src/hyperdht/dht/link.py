@@ -36,7 +36,12 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class RelayWanted:
-    """Reach the peer through a blind relay: connect to it, pair, and report the stream it answers with to `opened`."""
+    """Reach the peer through a blind relay: connect to it, pair, and report the stream it answers with to `opened`.
+    Do none of this from inside the callback that hands this over.
+
+    The connection to the relay is no longer needed once a later `Link` of the stream, one that is not relayed, carried a
+    packet, or when the stream ends.
+    """
 
     relay_public_key: bytes
     token: bytes
@@ -44,6 +49,8 @@ class RelayWanted:
     is_initiator: bool
     """The side that chose the relay."""
     stream_id: int
+    connected: Callable[[int, Address, float], None]
+    """Call as connected(socket, address of the relay, now) before pairing: what comes from there is not the peer itself."""
     opened: Callable[[int, Address, int, float], None]
     """Call as opened(socket, address of the relay, remote stream id, now)."""
     failed: Callable[[float], None]
