@@ -233,11 +233,11 @@ def test_liars_who_name_each_other_are_not_followed_for_ever() -> None:
     while asked := ask(machine):
         for address in asked:
             count += 1
-            made_up = [Address(f"9.{random.randrange(256)}.{random.randrange(256)}.9", 9) for _ in range(300)]
+            made_up = [Address(f"9.{random.randrange(256)}.{random.randrange(256)}.9", 9009) for _ in range(300)]
             machine.receive_reply(address, Reply(1, HERE, closer_nodes=tuple(made_up)), sender=address)
         events(machine)
     assert machine.finished
-    assert count <= MAX_CANDIDATES
+    assert 500 < count <= MAX_CANDIDATES
 
 
 @pytest.mark.parametrize(
@@ -257,8 +257,13 @@ def test_liars_who_name_each_other_are_not_followed_for_ever() -> None:
     ],
 )
 def test_a_public_node_cannot_send_us_into_our_own_network(host: str, recommender: str, believed: bool) -> None:
-    assert is_worth_asking(Address(host, 1), recommender=Address(recommender, 1)) is believed
+    assert is_worth_asking(Address(host, 1024), recommender=Address(recommender, 1)) is believed
     assert not is_worth_asking(Address(host, 0), recommender=Address(recommender, 1))
+
+
+def test_t19_nobody_can_send_us_to_name_servers() -> None:
+    assert not is_worth_asking(Address("8.8.8.8", 53), recommender=Address("9.9.9.9", 4000))
+    assert not is_worth_asking(Address("8.8.8.8", 1023), recommender=Address("192.168.1.2", 4000))
 
 
 def test_commit_succeeds_if_anybody_answers() -> None:

@@ -5,6 +5,7 @@ Source: dht-rpc 6.27.0 `lib/io.js`; docs/protocol/dht-rpc.md.
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 
 from ..addresses import Address
 from ..buffers import BytesLike
@@ -83,6 +84,7 @@ class Reply:
     value: bytes | None = None
 
 
+@lru_cache(maxsize=4096)  # of nodes seldom many more are known, and each is named in hundreds of packets
 def encode_address(address: Address) -> bytes:
     """The six bytes of an IPv4 address and port."""
     writer = Writer()
@@ -90,6 +92,7 @@ def encode_address(address: Address) -> bytes:
     return writer.finish()
 
 
+@lru_cache(maxsize=4096)
 def node_id(address: Address) -> bytes:
     """The id a persistent node at that public address must have."""
     return blake2b(encode_address(address))
@@ -152,7 +155,7 @@ def encode_reply(reply: Reply) -> bytes:
     flags |= HAS_VALUE if reply.value is not None else 0
     writer = _start(REPLY_TYPE, flags, reply)
     if reply.closer_nodes:
-        writer.push_array(reply.closer_nodes, Writer.push_ipv4_address)
+        writer.push_array(reply.closer_nodes, _push_address)
     if reply.error:
         writer.push_uint(reply.error)
     if reply.value is not None:
@@ -196,12 +199,16 @@ def _start(kind: int, flags: int, message: Request | Reply) -> Writer:
     writer.push_uint8(kind)
     writer.push_uint8(flags)
     writer.push_uint16(message.tid)
-    writer.push_ipv4_address(message.to)
+    _push_address(writer, message.to)
     if message.id is not None:
         _push_hash(writer, message.id)
     if message.token is not None:
         _push_hash(writer, message.token)
     return writer
+
+
+def _push_address(writer: Writer, address: Address) -> None:
+    writer.push_fixed(encode_address(address))
 
 
 def _push_hash(writer: Writer, value: bytes) -> None:

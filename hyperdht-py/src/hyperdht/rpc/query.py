@@ -3,7 +3,6 @@
 Source: dht-rpc 6.27.0 `lib/query.js`; docs/protocol/dht-rpc.md.
 """
 
-import ipaddress
 from bisect import insort
 from collections import deque
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from enum import Enum, auto
 from typing import TypeAlias
 
 from ..addresses import Address
+from .hosts import HostKind, host_kind
 from .messages import Reply, node_id
 from .routing_table import BUCKET_SIZE
 
@@ -25,6 +25,7 @@ ENOUGH_SUCCESSES = BUCKET_SIZE // 4  # with fewer from the given seeds, the tabl
 MAX_CLOSER_NODES = BUCKET_SIZE
 # A real query meets 100 to 300 nodes. Liars who name each other would make it last, and our memory grow, for ever.
 MAX_CANDIDATES = 1024
+FIRST_USER_PORT = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,9 +315,10 @@ def is_worth_asking(address: Address, *, recommender: Address) -> bool:
     """Whether to believe that a DHT node can be there.
 
     A public node that names private addresses would have us send to the machines of our own network. In a network that is
-    private as a whole (a testnet, a LAN) the recommender is private too.
+    private as a whole (a testnet, a LAN) the recommender is private too. Below port 1024 are name servers and the like,
+    which must not get our packets because somebody told us so (T19).
     """
-    host = ipaddress.IPv4Address(address.host)
-    if not address.port or host.is_multicast or host.is_unspecified or host.is_reserved:
-        return False
-    return host.is_global or not ipaddress.IPv4Address(recommender.host).is_global
+    kind = host_kind(address.host)
+    if kind is HostKind.PUBLIC:
+        return address.port >= FIRST_USER_PORT
+    return kind is HostKind.PRIVATE and address.port > 0 and host_kind(recommender.host) is HostKind.PRIVATE

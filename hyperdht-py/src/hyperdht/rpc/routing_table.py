@@ -4,13 +4,13 @@ A tick is the unit of time here: the owner counts them, one each 5 s. Source: dh
 kademlia-routing-table 1.0.6.
 """
 
-import ipaddress
 from bisect import insort
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
 from ..addresses import Address
+from .hosts import HostKind, host_kind
 
 BUCKETS = 256
 BUCKET_SIZE = (
@@ -198,6 +198,6 @@ class RoutingTable:
         """The nodes one of which has to go before the newcomer may come; none if there is room."""
         subnet = newcomer.address.host.rpartition(".")[0]
         neighbours = [node for node in bucket if node.address.host.rpartition(".")[0] == subnet]
-        if len(neighbours) >= self._max_per_subnet and ipaddress.IPv4Address(newcomer.address.host).is_global:
+        if len(neighbours) >= self._max_per_subnet and host_kind(newcomer.address.host) is HostKind.PUBLIC:
             return neighbours
         return bucket if len(bucket) >= BUCKET_SIZE else []

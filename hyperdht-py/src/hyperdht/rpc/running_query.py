@@ -116,8 +116,12 @@ class RunningQuery:
         self._advance(now)
 
     def _advance(self, now: float) -> None:
+        self._tell(now)  # first, for a callback may cancel
         if not self.over:
             self._ask(now)
+            self._tell(now)
+
+    def _tell(self, now: float) -> None:
         while not self.over and (event := self.query.next_event()) is not None:
             if isinstance(event, QueryReplied):
                 if self._callbacks.on_reply is not None:
