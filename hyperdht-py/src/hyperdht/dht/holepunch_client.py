@@ -1,12 +1,33 @@
-"""The rounds of hole punching, at the side that called."""
+"""The rounds of hole punching, at the side that called.
+
+Source: hyperdht 6.34.0 `lib/connect.js`; docs/protocol/holepunching.md.
+"""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import Enum
+from functools import partial
+from typing import TYPE_CHECKING
 
 from ..addresses import Address
+from ..crypto import equal
+from ..errors import DecodeError
+from ..rpc.caller import Answer
+from .constants import Command, Firewall, PayloadError
 from .context import Context
-from .payloads import RelayInfo
+from .holepunch_messages import HolepunchPayload, HolepunchSeal
+from .payloads import HolepunchMessage, Mode, RelayInfo, decode_holepunch, encode_holepunch
+from .puncher import Puncher
 from .random_punches import RandomPunchLimiter
+from .reachable import may_send_to
+
+if TYPE_CHECKING:
+    from ..rpc.timers import Timer
+
+MAX_RELAYS = 3  # each that does not answer takes 4 s
+MAX_PUNCH_ROUNDS = 3  # 4 s each
+PATIENCE_S = 1.0
+TRY_LATER_S = 10.0  # and up to as much again
 
 PunchHook = Callable[[int, int, tuple[Address, ...], tuple[Address, ...]], bool]
 """Called as hook(remote firewall, local firewall, remote addresses, local addresses) before punching; False forbids it."""
@@ -27,6 +48,21 @@ class HolepunchFailure(Enum):
     REMOTE_NOT_HOLEPUNCHING = "REMOTE_NOT_HOLEPUNCHING"
     REMOTE_NOT_HOLEPUNCHABLE = "REMOTE_NOT_HOLEPUNCHABLE"
     """The server named no address that may be probed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """The server's answer to one round."""
+
+    payload: HolepunchPayload
+    echoed: bool
+    """It received what we sent to its address."""
+    relay: RelayInfo
+    server_address: Address
+    """Where the relay saw the answer come from."""
+    client_address: Address
+    """Where the relay sees our socket."""
+    now: float
 
 
 class HolepunchClient:
@@ -76,13 +112,303 @@ class HolepunchClient:
         Raises:
             OSError: No socket to punch with.
         """
+        self.dropped = 0
+        """Answers that the server cannot have written."""
+        self._context = context
+        self._seal = HolepunchSeal(secret, context.randomness)
+        self._target = target
+        self._remote_id = remote_id
+        self._client_relay = client_relay
+        self._relays = _usable_relays(relays, client_relay)
+        self._server_address = server_address
+        self._limiter = limiter
+        self._has_relay = has_relay
+        self._fast_open = fast_open and may_send_to(server_address, named_by=client_relay)
+        self._hook = hook
+        self._on_connected = on_connected
+        self._on_failed = on_failed
+        self._rounds = 0
+        self._remote_token: bytes | None = None
+        self._may_probe_again = True
+        self._delayed = False
+        self._has_slot = False
+        self._punch_rounds_left = MAX_PUNCH_ROUNDS
+        self._request: int | None = None
+        self._timer: Timer | None = None
+        self._over = False
+        self._puncher = Puncher(
+            context,
+            remote_firewall=remote_firewall,
+            now=now,
+            on_connected=self._connected,
+            on_exhausted=partial(self._fail, HolepunchFailure.ABORTED),
+        )
+        self._puncher.same_network = client_address.host == server_address.host
+        self._puncher.expect(server_address.host)
+        if self._relays:
+            self._probe_round(now)
+        else:
+            self._wait(now, partial(self._fail, HolepunchFailure.REMOTE_NOT_HOLEPUNCHABLE))
+
+    @property
+    def sockets(self) -> tuple[int, ...]:
+        """All that are open."""
+        return self._puncher.sockets
+
+    @property
+    def dropped_probes(self) -> int:
+        """Probes from hosts that cannot be the server."""
+        return self._puncher.dropped
 
     def receive_probe(self, socket: int, sender: Address, now: float) -> bool:
         """A datagram of one byte arrived. Returns whether it came to a socket of this attempt."""
-        raise NotImplementedError
+        return self._puncher.receive_probe(socket, sender, now)
 
     def cancel(self, now: float, *, keep: int | None = None) -> None:
         """Stop, and close all sockets but `keep`, which then is the caller's: the stream got through on it another way.
 
         May be called at any time, also when everything is over.
         """
+        if self._over:
+            return
+        self._over = True
+        if self._request is not None:
+            self._context.rpc.cancel(self._request)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._give_back_slot(now, used=self._puncher.punching)
+        self._puncher.close(keep=keep)
+
+    # First we ask how the server is doing
+
+    def _probe_round(self, now: float) -> None:
+        if self._fast_open:
+            self._puncher.open_session(self._server_address)
+        payload = HolepunchPayload(
+            firewall=self._puncher.firewall,
+            round=self._next_round(),
+            addresses=self._puncher.addresses,
+            remote_address=self._server_address if self._fast_open else None,
+        )
+        self._ask(self._relays[0], payload, now, then=self._probed, without_answer=self._probe_failed)
+
+    def _probe_failed(self, failure: HolepunchFailure, now: float) -> None:
+        del self._relays[0]
+        if self._relays:
+            self._probe_round(now)
+        else:
+            self._fail(failure, now)
+
+    def _probed(self, answer: _Round) -> None:
+        if answer.payload.error:
+            self._fail(HolepunchFailure.REMOTE_ABORTED, answer.now)
+            return
+        self._take_in(answer)
+        self._puncher.expect(answer.server_address.host)
+        self._puncher.add_sample(answer.client_address, by=answer.relay.relay_address, now=answer.now)
+        if self._puncher.remote_firewall == Firewall.UNKNOWN:
+            self._wait(answer.now + PATIENCE_S, lambda now: self._analyze(answer, now))
+        else:
+            self._analyze(answer, answer.now)
+
+    def _analyze(self, answer: _Round, now: float) -> None:
+        socket = self._puncher.socket
+
+        def analyzed(usable: bool, now: float) -> None:
+            changed = socket != self._puncher.socket
+            if self._may_probe_again and (self._is_worth_repeating(answer) or (usable and changed)):
+                self._may_probe_again = False
+                self._relays = [*self._relays[1:], self._relays[0]]
+                self._probe_round(now)
+            elif Firewall.UNKNOWN in (self._puncher.remote_firewall, self._puncher.firewall):
+                self._abort(HolepunchFailure.PROBE_TIMEOUT, now)
+            elif not usable:
+                self._abort(HolepunchFailure.DOUBLE_RANDOMIZED, now)
+            else:
+                self._prepare_punch(answer, now)
+
+        self._puncher.analyze(now, analyzed, allow_reopen=True)
+
+    def _is_worth_repeating(self, answer: _Round) -> bool:
+        return self._puncher.remote_firewall == Firewall.UNKNOWN or answer.payload.token is None
+
+    # Then both punch
+
+    def _prepare_punch(self, answer: _Round, now: float) -> None:
+        """Where both sides use the same relay, its news of the server's address is good for the next round too."""
+        same_relay = answer.relay.relay_address == self._client_relay
+        if same_relay and answer.server_address != self._server_address:
+            self._server_address = answer.server_address
+            if may_send_to(answer.server_address, named_by=self._client_relay):
+                self._puncher.open_session(answer.server_address)
+        self._remote_token = answer.payload.token
+        puncher = self._puncher
+        remote = tuple(target.address for target in puncher.targets)
+        if self._hook is not None and not self._hook(
+            puncher.remote_firewall, puncher.firewall, remote, puncher.addresses or ()
+        ):
+            self._abort(HolepunchFailure.ABORTED, now)
+        else:
+            self._punch_round(now)
+
+    def _punch_round(self, now: float) -> None:
+        self._puncher.freeze()
+        if self._puncher.is_random and not self._has_slot:
+            self._has_slot = self._limiter.take(now)
+            if not self._has_slot:
+                self._postpone(now)
+                return
+        self._ask_to_punch(now, punching=True, then=self._answered, without_answer=self._punch_failed)
+
+    def _postpone(self, now: float) -> None:
+        """Too many random punches are running. With a blind relay there is time."""
+        if not self._has_relay:
+            self._abort(HolepunchFailure.ABORTED, now)
+        elif self._delayed:
+            self._try_later(now)
+        else:
+            self._ask_to_punch(
+                now,
+                punching=False,
+                then=lambda answer: self._try_later(answer.now),
+                without_answer=lambda failure, now: self._try_later(now),
+            )
+
+    def _try_later(self, now: float) -> None:
+        self._delayed = True
+        self._wait(now + TRY_LATER_S * (1 + self._context.randomness.random()), self._punch_round)
+
+    def _ask_to_punch(
+        self,
+        now: float,
+        *,
+        punching: bool,
+        then: Callable[[_Round], None],
+        without_answer: Callable[[HolepunchFailure, float], None],
+    ) -> None:
+        """The round goes through the relay of the handshake, later through one of the server's."""
+        relay = self._relays[0] if self._delayed else RelayInfo(self._client_relay, self._server_address)
+        payload = HolepunchPayload(
+            firewall=self._puncher.firewall,
+            round=self._next_round(),
+            punching=punching,
+            addresses=self._puncher.addresses,
+            token=None if self._delayed else self._seal.token(self._server_address.host),
+            remote_token=self._remote_token,
+        )
+        self._ask(relay, payload, now, then=then, without_answer=without_answer)
+
+    def _punch_failed(self, failure: HolepunchFailure, now: float) -> None:
+        """Bad luck with packets, or the relay of the handshake is gone. The server's own cannot prove where the server is,
+        so they are of no use where that must be certain."""
+        self._punch_rounds_left -= 1
+        if not self._punch_rounds_left:
+            self._fail(failure, now)
+            return
+        self._delayed = self._delayed or (self._punch_rounds_left == 1 and not self._puncher.is_random)
+        self._punch_round(now)
+
+    def _answered(self, answer: _Round) -> None:
+        if answer.payload.error == PayloadError.TRY_LATER and self._has_relay:
+            self._give_back_slot(answer.now, used=False)
+            self._try_later(answer.now)
+            return
+        if answer.payload.error:
+            self._fail(HolepunchFailure.REMOTE_ABORTED, answer.now)
+            return
+        self._take_in(answer)
+        if not self._puncher.remote_punching:
+            self._fail(HolepunchFailure.REMOTE_NOT_HOLEPUNCHING, answer.now)
+        elif not self._puncher.punch(answer.now, near_port=answer.server_address.port):
+            self._fail(HolepunchFailure.REMOTE_NOT_HOLEPUNCHABLE, answer.now)
+
+    # What all rounds have in common
+
+    def _ask(
+        self,
+        relay: RelayInfo,
+        payload: HolepunchPayload,
+        now: float,
+        *,
+        then: Callable[[_Round], None],
+        without_answer: Callable[[HolepunchFailure, float], None],
+    ) -> None:
+        def answered(answer: Answer) -> None:
+            self._request = None
+            if answer.reply is None:
+                without_answer(HolepunchFailure.PROBE_TIMEOUT, answer.now)
+                return
+            round_ = self._read(answer, relay, payload.token)
+            if round_ is None:
+                self.dropped += 1
+                without_answer(HolepunchFailure.INVALID, answer.now)
+            else:
+                then(round_)
+
+        self._request = self._context.rpc.request(
+            relay.relay_address,
+            Command.PEER_HOLEPUNCH,
+            target=self._target,
+            value=self._message(relay, payload),
+            socket=self._puncher.socket,
+            now=now,
+            then=answered,
+        )
+
+    def _message(self, relay: RelayInfo, payload: HolepunchPayload) -> bytes:
+        sealed = self._seal.seal(payload)
+        return encode_holepunch(HolepunchMessage(Mode.FROM_CLIENT, self._remote_id, sealed, relay.peer_address))
+
+    def _read(self, answer: Answer, relay: RelayInfo, token: bytes | None) -> _Round | None:
+        """What the server says; None if it is not the server who says it."""
+        if answer.reply is None or answer.reply.value is None or answer.sender != relay.relay_address:
+            return None
+        try:
+            message = decode_holepunch(answer.reply.value)
+        except DecodeError:
+            return None
+        payload = self._seal.open(message.payload) if message.mode == Mode.REPLY else None
+        if payload is None:
+            return None
+        echoed = token is not None and payload.remote_token is not None and equal(token, payload.remote_token)
+        server_address = relay.relay_address if message.peer_address is None else message.peer_address
+        return _Round(payload, echoed, relay, server_address, answer.reply.to, answer.now)
+
+    def _take_in(self, answer: _Round) -> None:
+        verified = answer.relay.peer_address.host if answer.echoed else None
+        self._puncher.update_remote(answer.payload, verified_host=verified, named_by=self._client_relay)
+
+    def _next_round(self) -> int:
+        self._rounds += 1
+        return self._rounds - 1
+
+    def _wait(self, until: float, then: Callable[[float], None]) -> None:
+        self._timer = self._context.rpc.timers.call_at(until, then)
+
+    def _connected(self, socket: int, address: Address, now: float) -> None:
+        self.cancel(now, keep=socket)
+        self._on_connected(socket, address, now)
+
+    def _abort(self, failure: HolepunchFailure, now: float) -> None:
+        """Fail, and let the server know; it leaves from a main socket, as ours close."""
+        relay = self._relays[0]
+        value = self._message(relay, HolepunchPayload(error=PayloadError.ABORTED, round=self._next_round()))
+        self._context.rpc.request(
+            relay.relay_address, Command.PEER_HOLEPUNCH, target=self._target, value=value, now=now
+        )
+        self._fail(failure, now)
+
+    def _fail(self, failure: HolepunchFailure, now: float) -> None:
+        self.cancel(now)
+        self._on_failed(failure, now)
+
+    def _give_back_slot(self, now: float, *, used: bool) -> None:
+        if self._has_slot:
+            self._has_slot = False
+            self._limiter.give_back(now, used=used)
+
+
+def _usable_relays(relays: Sequence[RelayInfo], client_relay: Address) -> list[RelayInfo]:
+    """The one that both sides use comes first: it knows the server by the address that our NAT is open for."""
+    usable = [relay for relay in relays if may_send_to(relay.relay_address, named_by=client_relay)]
+    return sorted(usable, key=lambda relay: relay.relay_address != client_relay)[:MAX_RELAYS]
