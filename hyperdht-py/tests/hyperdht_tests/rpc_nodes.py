@@ -11,6 +11,7 @@ from hyperdht.rpc import CLIENT_SOCKET, SERVER_SOCKET, RpcNode, node_id
 from hyperdht.rpc.requests import Datagram
 
 PORTS = {CLIENT_SOCKET: 40000, SERVER_SOCKET: 49737}
+FIRST = Address("10.1.0.1", PORTS[SERVER_SOCKET])
 SOCKETS = {port: socket for socket, port in PORTS.items()}
 
 
@@ -43,6 +44,8 @@ class NodeNetwork:
         self.now = 0.0
         self.random = random
         self.hosts: dict[str, Host] = {}
+        self.cut_off: set[str] = set()
+        """Names of hosts whose cable is out."""
         self._latency_s = latency_s
         self._loss = loss
         self._happenings: list[tuple[float, int, Callable[[], None]]] = []
@@ -110,7 +113,8 @@ class NodeNetwork:
     def _send(self, host: Host, datagram: Datagram) -> None:
         host.sent += 1
         host.opened.add((datagram.socket, datagram.to))
-        if self.random.random() >= self._loss:
+        is_lost = self.random.random() < self._loss or self.cut_off & {host.name, datagram.to.host}
+        if not is_lost:
             source = Address(host.name, PORTS[datagram.socket])
             self._at(self.now + self._latency_s, lambda: self._deliver(datagram, source))
 
@@ -125,10 +129,9 @@ class NodeNetwork:
 def seed_network(random: Random, count: int, **options: float) -> NodeNetwork:
     """The first node of a network, which knows its address, and `count` others that were told to be persistent."""
     network = NodeNetwork(random, **options)
-    first = Address("10.1.0.1", PORTS[SERVER_SOCKET])
-    network.add(first.host, ephemeral=False, firewalled=False, known_address=first)
+    network.add(FIRST.host, ephemeral=False, firewalled=False, known_address=FIRST)
     for number in range(count):
         network.run(0.1)
         name = f"10.1.{1 + number // 250}.{number % 250 + 1}"
-        network.add(name, ephemeral=False, firewalled=False, bootstrap=[first])
+        network.add(name, ephemeral=False, firewalled=False, bootstrap=[FIRST])
     return network

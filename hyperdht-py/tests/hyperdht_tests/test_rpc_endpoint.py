@@ -450,3 +450,39 @@ def test_a_request_that_never_left_gives_nothing_back() -> None:
     node.receive(b"\x13\x00", sender=THEIRS, socket=CLIENT_SOCKET, now=0.0)
     node.handle_timer(now=0.5)
     assert node.datagrams_to_send() == []
+
+
+def test_nodes_without_id_are_believed_once_each_and_only_so_many() -> None:
+    node = endpoint()
+    node.bootstrap_count = 2
+    nodes = [Address(f"10.0.0.{number}", 1) for number in (5, 5, 6, 7)]
+    for address in nodes:
+        node.ping(address, now=0.0)
+    for datagram in node.datagrams_to_send():
+        tid = decode_request(datagram.data, sender=OURS).tid
+        node.receive(encode_reply(Reply(tid, OURS)), sender=datagram.to, socket=CLIENT_SOCKET, now=0.0)
+    assert node.nat.size == 2
+    node.learn_address_again()
+    assert (node.nat.size, node.nat.host) == (0, None)
+    node.ping(nodes[0], now=0.0)
+    (datagram,) = node.datagrams_to_send()
+    tid = decode_request(datagram.data, sender=OURS).tid
+    node.receive(encode_reply(Reply(tid, OURS)), sender=datagram.to, socket=CLIENT_SOCKET, now=0.0)
+    assert node.nat.size == 1
+
+
+def test_a_suspended_endpoint_ends_its_requests_and_keeps_new_ones() -> None:
+    node = endpoint()
+    know(node, THEIRS)
+    handle = node.ping(THEIRS, now=0.0)
+    know(node, Address("10.0.0.9", 1))
+    answers(node, down_hint(Address("10.0.0.9", 1)))
+    node.suspend()
+    assert events(node) == [RequestTimedOut(handle)]
+    assert (node.datagrams_to_send(), node.in_flight, len(node.table)) == ([], 0, 2)
+    node.request(THEIRS, 3, force=True, now=5.0)
+    assert node.datagrams_to_send() == []
+    assert node.next_timer() == inf
+    node.resume(now=50.0)
+    assert [datagram.to for datagram in node.datagrams_to_send()] == [THEIRS]
+    assert node.next_timer() == 51.0

@@ -148,3 +148,80 @@ def test_a_node_is_sampled_once_and_again_after_half_an_hour() -> None:
     assert table.wants_sample(node, tick=100)
     assert not table.wants_sample(node, tick=459)
     assert table.wants_sample(node, tick=460)
+
+
+# Many nodes in one network
+
+
+def public(number: int, *, subnet: str = "9.9.9") -> Address:
+    return Address(f"{subnet}.{number}", 5000)
+
+
+def test_t17_one_subnet_gets_two_places_in_a_bucket() -> None:
+    table = RoutingTable(OWN_ID)
+    assert [table.hear_from(far_id(n), public(n), tick=1).is_new for n in range(4)] == [True, True, False, False]
+    assert table.hear_from(far_id(9), public(9, subnet="9.9.8"), tick=1).is_new
+    assert table.hear_from(b"\x70" + bytes(31), public(10), tick=1).is_new  # another bucket
+    table.remove(far_id(0))
+    assert table.hear_from(far_id(2), public(2), tick=1).is_new
+
+
+def test_t17_a_subnet_cannot_fill_the_table() -> None:
+    table = RoutingTable(OWN_ID)
+    for number in range(20000):
+        address = Address("9.9.9.9", 1024 + number)
+        table.hear_from(node_id(address), address, tick=1)
+    honest = [Address(f"8.{number}.1.1", 5000) for number in range(200)]
+    for address in honest:
+        table.hear_from(node_id(address), address, tick=1)
+    hostile = sum(node.address.host == "9.9.9.9" for node in table.longest_unseen())
+    assert hostile < 30
+    assert len(table) - hostile > 60
+
+
+def test_a_node_that_took_another_port_replaces_the_one_it_was() -> None:
+    table = RoutingTable(OWN_ID)
+    table.accepts_probes = True
+    for number in range(BUCKET_SIZE):
+        table.hear_from(far_id(number), public(1, subnet=f"9.9.{number // 2}"), tick=number)
+    probe = table.hear_from(far_id(99), public(1, subnet="9.9.7"), tick=100).probe
+    assert probe is not None
+    assert probe.resident.id == far_id(14)  # not the oldest of all
+    assert table.settle(probe, answered=False) is probe.newcomer
+
+
+def test_private_networks_and_other_limits() -> None:
+    for host in ("10.0.0.1", "127.0.0.1", "192.168.1.1"):
+        table = RoutingTable(OWN_ID)
+        assert all(table.hear_from(far_id(n), Address(host, 5000 + n), tick=1).is_new for n in range(BUCKET_SIZE))
+    table = RoutingTable(OWN_ID, max_per_subnet=5)
+    assert sum(table.hear_from(far_id(n), public(n), tick=1).is_new for n in range(10)) == 5
+
+
+# A new id of ours
+
+
+def test_with_another_id_the_table_is_sorted_anew_in_the_same_order_of_hearing() -> None:
+    table = RoutingTable(OWN_ID)
+    addresses = [Address("10.0.0.1", number) for number in range(1, 201)]
+    for address in addresses:
+        table.hear_from(node_id(address), address, tick=1)
+    before = [node.id for node in table.longest_unseen()]
+    table.move_to(node_id(addresses[7]))
+    after = [node.id for node in table.longest_unseen()]
+    assert after == [known for known in before if known in set(after)]
+    assert node_id(addresses[7]) not in table
+    fresh = RoutingTable(table.own_id)
+    for known in reversed(before):
+        fresh.hear_from(known, addresses[0], tick=1)
+    assert set(after) == {node.id for node in fresh.longest_unseen()}
+    assert [n.id for n in table.closest(bytes(32))] == [n.id for n in fresh.closest(bytes(32))]
+
+
+def test_a_probe_without_outcome_makes_room_for_another() -> None:
+    table = full_table()
+    probes = [probe_of(table, 90 + number, tick=200) for number in range(MAX_PROBES)]
+    assert newcomer(table, 99, tick=200) is None
+    table.abandon(probes[0])
+    assert len(table) == BUCKET_SIZE
+    assert newcomer(table, 99, tick=200) is not None

@@ -3,6 +3,7 @@
 from .caller import Answer, Caller
 from .endpoint import CLIENT_SOCKET, SERVER_SOCKET, Endpoint
 from .events import Event, NatSampled, ReplyReceived, RequestReceived, RequestSlow, RequestTimedOut
+from .health import Health
 from .messages import (
     Command,
     ErrorCode,
@@ -41,6 +42,7 @@ __all__ = [
     "Endpoint",
     "ErrorCode",
     "Event",
+    "Health",
     "NatSampled",
     "NatSampler",
     "Node",
