@@ -1,0 +1,3 @@
+"""Whether the official packages are here."""
+
+from tests.interop.conftest import node as node
