@@ -1,17 +1,27 @@
-"""Coverage-guided fuzzing of everything that reads a stranger's bytes. By hand, not part of `make test`:
+"""Fuzzing of everything that reads a stranger's bytes. By hand, or all of it with `make soak`:
 
-    pip install atheris                     # needs clang's libFuzzer; wheels exist for Linux and some Python versions
-    python hyperdht-py/fuzz/fuzz_machines.py encoding -max_total_time=600
+    pip install atheris                     # wheels exist for Linux and some Python versions
+    python hyperdht-py/fuzz/fuzz_machines.py rpc.messages.request -max_total_time=600
     python hyperdht-py/fuzz/fuzz_machines.py secret-stream corpus/ -max_len=4096
-    python hyperdht-py/fuzz/fuzz_machines.py protomux
+    python hyperdht-py/fuzz/fuzz_machines.py all -runs=1000000
+    python hyperdht-py/fuzz/fuzz_machines.py rpc-node --mutations 1000000
 
-The first argument names the target, the rest goes to libFuzzer. `--replay FILE...` runs saved inputs without atheris.
-A target fails when anything but the documented error comes out, or when memory fed by the peer passes its cap.
+The first argument names the target, `all` one after the other, `list` tells their names; the rest goes to libFuzzer, which
+follows the coverage. `--mutations N` needs no atheris: it tries N mutated vectors. `--replay FILE...` runs saved inputs.
+A target fails when anything but the documented error comes out, when an input takes long, or when memory fed by the peer
+passes its cap.
 """
 
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from fuzz_decoders import decoder_targets
+from fuzz_nodes import TARGETS as NODE_TARGETS
+from fuzz_nodes import frame
+from fuzz_runner import Frame, Outcome, run_atheris, run_mutations
 
 from hyperdht.crypto import KeyPair
 from hyperdht.encoding import Reader
@@ -96,23 +106,43 @@ def answer(mux: Mux, event: ChannelRequested, how: int) -> None:
         channel.open()
 
 
-TARGETS = {"encoding": fuzz_encoding, "secret-stream": fuzz_secret_stream, "protomux": fuzz_protomux}
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "encoding": fuzz_encoding,
+    "secret-stream": fuzz_secret_stream,
+    "protomux": fuzz_protomux,
+    **decoder_targets(),
+    **NODE_TARGETS,
+}
+
+
+def mutations(name: str, executions: int) -> Outcome:
+    """Try that many mutated vectors on one target."""
+    return run_mutations(TARGETS[name], executions, seed=1, frame=framing_of(name))
+
+
+def framing_of(name: str) -> Frame | None:
+    """How vectors become inputs of that target."""
+    return frame if name in NODE_TARGETS else None
 
 
 def main() -> None:
     """Fuzz, or replay."""
-    if len(sys.argv) < 2 or sys.argv[1] not in TARGETS:
-        raise SystemExit(f"usage: {sys.argv[0]} {'|'.join(TARGETS)} [--replay FILE...] [libFuzzer options]")
-    target = TARGETS[sys.argv.pop(1)]
-    if sys.argv[1:2] == ["--replay"]:
-        for name in sys.argv[2:]:
-            target(Path(name).read_bytes())
-        return
-    import atheris  # type: ignore[import-untyped,import-not-found,unused-ignore]  # not a dependency, see above
-
-    atheris.instrument_all()
-    atheris.Setup(sys.argv, target)
-    atheris.Fuzz()
+    if len(sys.argv) < 2 or sys.argv[1] not in (*TARGETS, "all", "list"):
+        raise SystemExit(f"usage: {sys.argv[0]} all|list|TARGET [--replay FILE... | --mutations N | libFuzzer options]")
+    name, arguments = sys.argv[1], sys.argv[2:]
+    if name == "list":
+        sys.stdout.write("\n".join(TARGETS) + "\n")
+    elif name == "all":
+        for each in TARGETS:  # libFuzzer ends its process
+            subprocess.run([sys.executable, __file__, each, *arguments], check=True)  # noqa: S603 - this program
+    elif arguments[:1] == ["--replay"]:
+        for path in arguments[1:]:
+            TARGETS[name](Path(path).read_bytes())
+    elif arguments[:1] == ["--mutations"]:
+        sys.stdout.write(f"{name}: {mutations(name, int(arguments[1]))}\n")
+    else:
+        with tempfile.TemporaryDirectory(prefix="fuzz-") as scratch:
+            run_atheris(TARGETS[name], arguments, Path(scratch), framing_of(name))
 
 
 if __name__ == "__main__":

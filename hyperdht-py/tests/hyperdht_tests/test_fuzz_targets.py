@@ -1,8 +1,11 @@
-"""The fuzz targets themselves, on a few seconds of random bytes; real fuzzing is by hand, see fuzz/fuzz_machines.py."""
+"""The fuzz targets themselves, on a few seconds of random bytes. `make soak` gives each a million executions."""
 
+import importlib
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,25 +13,63 @@ from hypothesis import strategies as st
 
 from hyperdht.protomux.wire import open_body
 
-HARNESS = Path(__file__).parents[2] / "fuzz" / "fuzz_machines.py"
+FUZZ = Path(__file__).parents[2] / "fuzz"
+EXECUTIONS = 1_000_000
 
 
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fuzz_machines", HARNESS)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def load() -> Any:
+    """`fuzz/` is no package: its programs find each other in their own folder."""
+    sys.path.append(str(FUZZ))
+    try:
+        return importlib.import_module("fuzz_machines")
+    finally:
+        sys.path.remove(str(FUZZ))
 
 
 fuzz_machines = load()
+fuzz_runner = sys.modules["fuzz_runner"]
 
 
 @pytest.mark.parametrize("name", fuzz_machines.TARGETS)
 @given(data=st.binary(max_size=400))
 def test_random_bytes(name: str, data: bytes) -> None:
     fuzz_machines.TARGETS[name](data)
+
+
+@pytest.mark.parametrize("name", fuzz_machines.TARGETS)
+def test_mutated_vectors(name: str) -> None:
+    seeds = len(fuzz_runner.corpus())
+    outcome = fuzz_machines.mutations(name, seeds + 1000)
+    assert outcome.executions == seeds + 1000
+
+
+def test_every_decoder_is_a_target() -> None:
+    assert {"rpc.messages.request", "udx.packet.packet", "dht.messages.announce", "dht.payloads.noise_payload"} < set(
+        fuzz_machines.TARGETS
+    )
+
+
+def test_a_target_that_raises_takes_long_or_decodes_something_else_is_a_finding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def raises(data: bytes) -> None:
+        raise KeyError(data)
+
+    with pytest.raises(KeyError):
+        fuzz_runner.run_mutations(raises, 10, seed=1)
+    monkeypatch.setattr(fuzz_runner, "SLOWEST_S", 0.0)
+    with pytest.raises(AssertionError, match="bytes: "):
+        fuzz_runner.run_mutations(lambda data: None, 10, seed=1)
+
+
+def test_a_target_that_keeps_what_it_gets_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not fuzz_runner.resident_bytes():
+        pytest.skip("this system tells memory only to packages")
+    kept: list[bytearray] = []
+    monkeypatch.setattr(fuzz_runner, "WARM_UP", 10)
+    monkeypatch.setattr(fuzz_runner, "MAX_GROWTH_BYTES", 8 << 20)
+    with pytest.raises(AssertionError, match="memory grew"):
+        fuzz_runner.run_mutations(lambda data: kept.append(bytearray(b"x" * 20_000)), 1000, seed=1)
 
 
 def test_replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,3 +83,17 @@ def test_unknown_target(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["fuzz", "nothing"])
     with pytest.raises(SystemExit, match="usage"):
         fuzz_machines.main()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", fuzz_machines.TARGETS)
+def test_a_million_executions(name: str) -> None:
+    """Following the coverage where atheris is installed, else mutated vectors."""
+    has_atheris = importlib.util.find_spec("atheris") is not None
+    how = [f"-runs={EXECUTIONS}"] if has_atheris else ["--mutations", str(EXECUTIONS)]
+    run = subprocess.run(
+        [sys.executable, str(FUZZ / "fuzz_machines.py"), name, *how], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    figures = [line for line in (run.stdout + run.stderr).splitlines() if line.startswith(("stat::", name))]
+    print(f"\n{name}, {'atheris' if has_atheris else 'mutations'}:", *figures, sep="\n    ")
