@@ -44,7 +44,7 @@ class HandshakeRequest:
 class ServerAnnouncer(Announced, Protocol):
     """Keeps a server findable; `Announcer` is one."""
 
-    def start(self, now: float) -> None: ...
+    def start(self, now: float, then: Callable[[float], None] | None = None) -> None: ...
 
     def stop(self, now: float, then: Callable[[float], None]) -> None: ...
 
@@ -126,8 +126,8 @@ class Server:
         """Handshakes not looked at because there were too many."""
         return self._gate.refused
 
-    def start(self, now: float) -> None:
-        """Listen. The announcer tells when the server can be found.
+    def start(self, now: float, then: Callable[[float], None] | None = None) -> None:
+        """Listen. `then(now)` is called when the server can be found, or when that failed for now.
 
         Raises:
             LocalProtocolError: A server of this node has that key pair already.
@@ -135,7 +135,7 @@ class Server:
         self._router.register(self.target, self)
         self._storage.add_own(self.public_key)
         self.listening = True
-        self._announcer.start(now)
+        self._announcer.start(now, then)
 
     def stop(self, now: float, then: Callable[[float], None]) -> None:
         """Take no more peers, and unannounce. Connections stay. `then(now)` is called when nobody forwards to us any more."""
