@@ -29,6 +29,7 @@ from hyperdht.rpc.endpoint import (
     Endpoint,
 )
 from hyperdht.rpc.events import Event, NatSampled, ReplyReceived, RequestReceived, RequestSlow, RequestTimedOut
+from hyperdht.rpc.nat import NatSampler
 from hyperdht.rpc.requests import MAX_REQUESTS, QUERY_RETRIES, Datagram
 from hyperdht.rpc.routing_table import RoutingTable
 from hyperdht.rpc.tokens import Tokens
@@ -132,17 +133,16 @@ def test_silence_is_met_with_the_same_bytes_each_second(retries: int, fails_at: 
     assert node_id(THEIRS) in node.table
     assert run_until(node, fails_at) == []
     assert events(node) == [RequestTimedOut(handle)]
-    assert node_id(THEIRS) not in node.table
     assert node.in_flight == 0
 
 
-def test_a_ping_nat_that_stays_unanswered_proves_nothing_about_the_node() -> None:
+@pytest.mark.parametrize("proves_down", [True, False])
+def test_silence_removes_a_node_only_if_everybody_would_have_answered(proves_down: bool) -> None:
     node = endpoint()
     know(node, THEIRS)
-    node.request(THEIRS, Command.PING_NAT, internal=True, value=b"\x01\x00", now=0.0)
+    node.request(THEIRS, 0, proves_down=proves_down, now=0.0)
     run_until(node, 5.0)
-    assert isinstance(events(node)[-1], RequestTimedOut)
-    assert node_id(THEIRS) in node.table
+    assert (node_id(THEIRS) in node.table) is not proves_down
 
 
 def test_tids_wrap_around_and_answers_find_their_request() -> None:
@@ -462,7 +462,7 @@ def test_nodes_without_id_are_believed_once_each_and_only_so_many() -> None:
         tid = decode_request(datagram.data, sender=OURS).tid
         node.receive(encode_reply(Reply(tid, OURS)), sender=datagram.to, socket=CLIENT_SOCKET, now=0.0)
     assert node.nat.size == 2
-    node.learn_address_again()
+    node.learn_address_again(NatSampler())
     assert (node.nat.size, node.nat.host) == (0, None)
     node.ping(nodes[0], now=0.0)
     (datagram,) = node.datagrams_to_send()

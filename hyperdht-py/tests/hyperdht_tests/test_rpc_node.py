@@ -265,3 +265,12 @@ def test_an_open_node_leaves_from_its_server_socket() -> None:
     talk = Conversation(firewalled=False)
     talk.node.ping(THEIRS, now=talk.now)
     assert [datagram.socket for datagram in talk.datagrams()] == [SERVER_SOCKET]
+
+
+def test_who_does_not_answer_a_query_leaves_the_table_but_who_does_not_answer_a_request_stays() -> None:
+    talk = Conversation()
+    talk.know(*NODES[:2])
+    talk.node.query(TARGET, 3, seeds=NODES[:1], only_closest_nodes=True, now=talk.now)
+    talk.node.request(NODES[1], 0, now=talk.now)
+    talk.at(talk.now + 10)
+    assert [node.address for node in talk.node.table.longest_unseen()] == NODES[1:2]

@@ -32,7 +32,7 @@ class _Waiting:
 
 
 class Caller:
-    """An endpoint whose events are callbacks. Callbacks run inside `receive` and `handle_timer`, never inside `request`.
+    """An endpoint whose events are callbacks, which may ask again at once. No callback runs inside `request`.
 
     Like every machine it is driven by its owner: datagrams in, datagrams out, one timer.
     """
@@ -59,6 +59,7 @@ class Caller:
         retries: int = RETRIES,
         timeout_s: float = TIMEOUT_S,
         force: bool = False,
+        proves_down: bool = False,
         then: Callable[[Answer], None] | None = None,
         on_slow: Callable[[float], None] | None = None,
     ) -> int:
@@ -84,6 +85,7 @@ class Caller:
             retries=retries,
             timeout_s=timeout_s,
             force=force,
+            proves_down=proves_down,
         )
         if then is not None or on_slow is not None:
             self._waiting[handle] = _Waiting(then, on_slow)

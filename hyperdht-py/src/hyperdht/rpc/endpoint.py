@@ -121,6 +121,7 @@ class Endpoint:
         retries: int = RETRIES,
         timeout_s: float = TIMEOUT_S,
         force: bool = False,
+        proves_down: bool = False,
     ) -> int:
         """Ask a node. The outcome is `ReplyReceived` or `RequestTimedOut` with the handle returned here.
 
@@ -129,6 +130,8 @@ class Endpoint:
             retries: How often it is sent again; queries use `QUERY_RETRIES`.
             timeout_s: How long each transmission waits. A DELAYED_PING needs its delay and one second.
             force: Send even while too many requests are in flight.
+            proves_down: Without an answer the node is removed from the table. For what every node answers: elsewhere
+                silence may just mean no.
         Raises:
             LocalProtocolError: 16,384 requests are pending.
         """
@@ -152,6 +155,7 @@ class Endpoint:
             retries=retries,
             timeout_s=timeout_s,
             force=force,
+            proves_down=proves_down,
         )
 
     def ping(self, to: Address, *, now: float, socket: int | None = None, retries: int = RETRIES) -> int:
@@ -164,13 +168,9 @@ class Endpoint:
         self._checks += 1
         self._ask_about(node, node, now)
 
-    def learn_address_again(self, nat: NatSampler | None = None) -> None:
-        """Forget what others said about our own address: we may have another one, or leave from another socket.
-
-        Args:
-            nat: What is known about the new one.
-        """
-        self.nat = NatSampler() if nat is None else nat
+    def learn_address_again(self, nat: NatSampler) -> None:
+        """We may have another address, or leave from another socket now. `nat` is what is known so far."""
+        self.nat = nat
         self._sampled_without_id.clear()
 
     def suspend(self) -> None:

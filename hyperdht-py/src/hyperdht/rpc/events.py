@@ -28,7 +28,7 @@ class RequestSlow:
 
 @dataclass(frozen=True, slots=True)
 class RequestTimedOut:
-    """All transmissions of a request went unanswered. A node at that address is no longer in the table."""
+    """All transmissions of a request went unanswered."""
 
     handle: int
 

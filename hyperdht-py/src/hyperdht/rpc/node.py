@@ -203,7 +203,7 @@ class RpcNode(Caller):
             seeds: Where to start, for instance the best nodes of an earlier run.
             force: Send even while too many requests are in flight.
             background: Leave room for other requests.
-            only_closest_nodes: Ask nobody but the seeds and, when they are too few, our table's nodes.
+            only_closest_nodes: Ask nobody but the seeds.
             on_reply: Each reply without error.
             write: What to write to a best reply; None leaves that node out.
             then: Called once with the outcome, unless the query is cancelled.

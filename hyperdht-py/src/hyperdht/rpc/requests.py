@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeAlias
 
 from ..addresses import Address
 from ..errors import LocalProtocolError
-from .messages import Command, Request, encode_request
+from .messages import Request, encode_request
 from .routing_table import Node, Probe
 from .window import CongestionWindow
 
@@ -42,7 +42,7 @@ class PendingRequest:
     force: bool
     purpose: Purpose
     proves_down: bool
-    """Whether silence means that nobody is there. Not when the answer was to go to a port that may be closed."""
+    """Whether silence means that nobody is there."""
     sent: int = 0
     deadline: float = field(default=float("inf"))
 
@@ -80,13 +80,13 @@ class Requests:
         retries: int,
         timeout_s: float,
         force: bool,
+        proves_down: bool = False,
         purpose: Purpose = None,
     ) -> int:
         """Send a request whose tid came from `take_tid`, or queue it while the window is full. Returns its handle."""
         handle = self._next_handle
         self._next_handle += 1
         datagram = Datagram(encode_request(request), request.to, socket)
-        proves_down = not (request.internal and request.command == Command.PING_NAT)
         pending = PendingRequest(handle, request.tid, datagram, retries, timeout_s, force, purpose, proves_down)
         self._by_tid[request.tid] = self._by_handle[handle] = pending
         self._transmit(pending, now)

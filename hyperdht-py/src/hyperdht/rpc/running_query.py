@@ -99,6 +99,7 @@ class RunningQuery:
                 value=self._question.value,
                 retries=self._question.retries,
                 force=self._question.force,
+                proves_down=True,
                 then=partial(self._handle_answer, to),
                 on_slow=partial(self._handle_slow, to),
             )
