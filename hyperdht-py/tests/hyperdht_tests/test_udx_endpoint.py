@@ -15,6 +15,7 @@ from hyperdht.udx import (
     EndpointStream,
     Event,
     StreamClosed,
+    StreamDelivered,
     StreamEnded,
     StreamMessageReceived,
     StreamReadable,
@@ -47,7 +48,7 @@ class Owner:
     def _take(self, event: Event) -> None:
         if isinstance(event, StreamReadable):
             self.data += self.stream.read()
-        else:
+        elif not isinstance(event, StreamDelivered):
             self.events.append(event)
 
 
@@ -365,6 +366,32 @@ def test_t17_forged_packets_are_counted() -> None:
     left.stream.destroy()
     network.run()
     assert network.endpoints[LEFT].counters.forged == 1
+
+
+def test_an_abandoned_stream_delivers_everything_and_waits_a_while_for_the_peer_to_end() -> None:
+    network = Network(LEFT, RIGHT)
+    left, right = connected(network, LEFT, RIGHT)
+    left.stream.write(pattern(100_000))
+    left.stream.abandon(10.0)
+    right.stream.write(pattern(200_000))  # nobody reads it, and it does not stand in the way
+    network.run(until=5.0)
+    assert right.data == pattern(100_000)
+    assert right.events == [StreamEnded()]
+    assert left.data == b""
+    right.stream.end()
+    network.run(until=6.0)
+    assert left.events == right.events == [StreamEnded(), StreamClosed(CloseReason.FINISHED)]
+
+
+def test_an_abandoned_stream_is_destroyed_in_the_end() -> None:
+    network = Network(LEFT, RIGHT)
+    left, right = connected(network, LEFT, RIGHT)
+    left.stream.abandon(10.0)
+    network.run(until=9.0)
+    assert left.events == []
+    network.run(until=10.5)
+    assert left.events == [StreamClosed(CloseReason.DESTROYED)]
+    assert right.events == [StreamEnded(), StreamClosed(CloseReason.RESET)]
 
 
 # --- another remote, and relays

@@ -21,6 +21,7 @@ from hyperdht.udx import (
     Event,
     State,
     StreamClosed,
+    StreamDelivered,
     StreamEnded,
     StreamMessageReceived,
     StreamReadable,
@@ -157,12 +158,13 @@ def test_a_recorded_conversation_with_a_half_close() -> None:
     carried += transfer(left, right, 0.18)
     assert [(way, data.hex()) for way, data in carried] == [(p["dir"], p["hex"]) for p in trace("data, ack")]
     closed = StreamClosed(CloseReason.FINISHED)
-    assert events(left) == [DataReceived(b"world"), StreamEnded(), closed]
+    assert events(left) == [DataReceived(b"world"), StreamDelivered(), StreamEnded(), closed]
     assert events(right) == [
         DataReceived(b"hello"),
         StreamMessageReceived(b"unordered"),
         DataReceived(b"bye"),
         StreamEnded(),
+        StreamDelivered(),
         closed,
     ]
 

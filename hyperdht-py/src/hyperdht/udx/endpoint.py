@@ -66,7 +66,8 @@ class EndpointStream:
     """One stream: its machine, where its packets go, and who is told what happens."""
 
     __slots__ = (
-        "_addresses", "_endpoint", "_on_event", "hook", "machine", "relay_hook", "relayed_from", "relays_to", "socket",
+        "_addresses", "_endpoint", "_on_event", "abandoned_at", "hook", "machine", "relay_hook", "relayed_from", "relays_to",
+        "socket",
     )  # fmt: skip
 
     def __init__(self, endpoint: "UdxEndpoint", machine: UdxStream, hook: StreamPacketHook | None) -> None:
@@ -78,6 +79,8 @@ class EndpointStream:
         self.relays_to: EndpointStream | None = None
         self.relayed_from: set[EndpointStream] = set()
         self.relay_hook: RelayHook | None = None
+        self.abandoned_at: float | None = None
+        """When an abandoned stream is destroyed."""
         self._endpoint = endpoint
         self._addresses: list[Address] = []  # by path of the machine
         self._on_event: Callable[[Event], None] | None = None
@@ -105,7 +108,8 @@ class EndpointStream:
     def read(self) -> bytes:
         """See `UdxStream.read`."""
         data = self.machine.read()
-        self._endpoint.touch(self)
+        if self.machine.acknowledgement_due:
+            self._endpoint.touch(self)
         return data
 
     def write(self, data: BytesLike) -> bool:
@@ -121,6 +125,19 @@ class EndpointStream:
     def send_message(self, data: BytesLike) -> None:
         """See `UdxStream.send_message`."""
         self.machine.send_message(data)
+        self._endpoint.touch(self)
+
+    def abandon(self, at: float) -> None:
+        """End the stream and read no more; what the peer has not ended itself by then is destroyed at `at`.
+
+        For an owner that is done: the peer gets everything that was written, and some time to end its side.
+        """
+        if self.machine.remote_id is None:
+            self.destroy()
+            return
+        self.machine.end()
+        self.machine.discard()
+        self.abandoned_at = at
         self._endpoint.touch(self)
 
     def destroy(self) -> None:
@@ -149,6 +166,8 @@ class UdxEndpoint:
         self.counters = Counters()
         self.on_socket_unused: Callable[[int], None] = lambda socket: None
         """Called when the last stream left a socket."""
+        self.on_work: Callable[[], None] = lambda: None
+        """Called when the owner of a stream did something, so that `datagrams_to_send` is to be called soon."""
         self._randbytes = randbytes
         self._max_lingering = max_lingering
         self._streams: dict[int, EndpointStream] = {}
@@ -244,8 +263,15 @@ class UdxEndpoint:
         source.relays_to, source.relay_hook = target, hook
         target.relayed_from.add(source)
 
+    def destroy_all(self) -> None:
+        """Give everything up; what `datagrams_to_send` gives then tells the peers."""
+        for stream in tuple(self._streams.values()):
+            stream.destroy()
+
     def touch(self, stream: EndpointStream) -> None:
         """Something about `stream` changed: look at it in the next `datagrams_to_send`."""
+        if not self._dirty:
+            self.on_work()
         self._dirty[stream] = None
 
     # --- what arrives
@@ -322,6 +348,8 @@ class UdxEndpoint:
         """Do what is due. Calling it early does no harm."""
         for stream in self._deadlines.due(now + CLOCK_SLACK):
             stream.machine.handle_timer(now=now)
+            if stream.abandoned_at is not None and stream.abandoned_at <= now and stream.machine.state is State.OPEN:
+                stream.destroy()
             self.touch(stream)
 
     # --- what goes out
@@ -359,7 +387,7 @@ class UdxEndpoint:
             self._linger(stream)
         elif machine.state is State.CLOSED:
             self._forget(stream)
-        self._deadlines.set(stream, machine.next_timer())
+        self._deadlines.set(stream, _earlier(machine.next_timer(), stream.abandoned_at, machine.state))
         if machine.has_more:
             self._dirty[stream] = None
         stream.tell()
@@ -398,3 +426,9 @@ class UdxEndpoint:
             stream_id = int.from_bytes(self._randbytes(4), "little")
             if stream_id not in self._streams:
                 return stream_id
+
+
+def _earlier(timer: float | None, abandoned_at: float | None, state: State) -> float | None:
+    if abandoned_at is None or state is not State.OPEN:
+        return timer
+    return abandoned_at if timer is None else min(timer, abandoned_at)

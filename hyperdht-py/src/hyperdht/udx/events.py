@@ -41,6 +41,11 @@ class StreamWritable:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamDelivered:
+    """After `end`: the peer has all our bytes, and knows that no more follow."""
+
+
+@dataclass(frozen=True, slots=True)
 class StreamRemoteChanged:
     """After `change_remote`: nothing sent to the old place is missing any more."""
 
@@ -53,5 +58,11 @@ class StreamClosed:
 
 
 Event: TypeAlias = (
-    StreamReadable | StreamMessageReceived | StreamEnded | StreamWritable | StreamRemoteChanged | StreamClosed
+    StreamReadable
+    | StreamMessageReceived
+    | StreamEnded
+    | StreamWritable
+    | StreamDelivered
+    | StreamRemoteChanged
+    | StreamClosed
 )

@@ -31,6 +31,7 @@ from .events import (
     CloseReason,
     Event,
     StreamClosed,
+    StreamDelivered,
     StreamEnded,
     StreamMessageReceived,
     StreamReadable,
@@ -126,6 +127,7 @@ class UdxStream:
         self._ack_due = False
         self._heartbeat_due = False
         self._local_ended = False
+        self._discarding = False
         self._remote_ids: list[int] = []  # by path
         self._change_done_at: int | None = None
         self._heartbeat_interval = heartbeat_interval
@@ -161,6 +163,16 @@ class UdxStream:
     def has_more(self) -> bool:
         """Whether the last `datagrams_to_send` gave only a part of what may go out."""
         return self.state is State.OPEN and self._sender.has_more
+
+    @property
+    def acknowledgement_due(self) -> bool:
+        """Whether the peer waits to hear something."""
+        return self._ack_due
+
+    @property
+    def delivered(self) -> bool:
+        """Whether the peer has all our bytes and knows that no more follow."""
+        return self._local_ended
 
     @property
     def rtt(self) -> float | None:
@@ -231,6 +243,11 @@ class UdxStream:
         if self._remote_ids and not silent:
             self._control.append(self._bare(DESTROY))
         self._close(CloseReason.DESTROYED)
+
+    def discard(self) -> None:
+        """Read nothing any more: drop what waits and what comes. The window stays open, so that the peer can end."""
+        self._discarding = True
+        self.read()
 
     def reset(self) -> None:
         """End the stream as a DESTROY of the peer would."""
@@ -336,7 +353,7 @@ class UdxStream:
             return  # a peer that does not look at the window; it will have to send this again
         ready = self._received.insert(first, payloads)
         size = sum(map(len, ready))
-        if not size:
+        if not size or self._discarding:
             return
         if not self._unread_bytes:
             self._events.append(StreamReadable())
@@ -362,6 +379,7 @@ class UdxStream:
         self._check_change()
         if self._sender.finished and not self._local_ended:
             self._local_ended = True
+            self._events.append(StreamDelivered())
             self._ack_due = self._ack_due or not self._received.ended  # an extra one, as libudx sends
 
     def _check_end(self, now: float) -> None:
