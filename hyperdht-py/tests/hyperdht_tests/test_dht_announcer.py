@@ -114,8 +114,28 @@ def test_a_relay_that_is_no_longer_closest_is_told(server: Server) -> None:
     server.network.run(ROUND_S)
     assert server.holders() == set(server.closest()[:3]) != set(old)
     assert server.announcer.is_own_relay(old[2])
-    server.network.run(3 * ROUND_S)
-    assert not server.announcer.is_own_relay(old[2])
+    for expected in (True, False):
+        server.announcer.refresh(server.network.now)
+        server.network.run(2.0)
+        assert server.announcer.is_own_relay(old[2]) is expected
+
+
+def test_a_relay_that_is_chosen_again_is_not_withdrawn_from_late(server: Server) -> None:
+    unstable = server.closest()[0]
+    server.kill(unstable)
+    server.network.sent.clear()
+    server.network.run_until(lambda: len(server.changes) == 2)
+    assert unstable not in server.announcer.relay_addresses
+    server.network.dead.clear()
+    server.announcer.refresh(server.network.now)
+    server.network.run(20.0)
+    assert server.holders() == set(server.closest()[:3])
+
+
+def test_nothing_is_withdrawn_from_a_node_that_has_forgotten(server: Server) -> None:
+    server.network.closest(TARGET)[0].storage.unannounce(TARGET, ALICE.public_key)
+    server.stop()
+    assert {sent.to for sent in server.network.commands(Command.UNANNOUNCE)} == set(server.closest()[1:3])
 
 
 def test_stopping_withdraws(server: Server) -> None:

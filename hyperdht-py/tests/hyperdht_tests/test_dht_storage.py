@@ -213,6 +213,17 @@ def test_a_reply_holds_at_most_20_records(talk: Conversation) -> None:
         assert len({peer.public_key for peer in reply.peers}) == 20
 
 
+def test_a_self_announce_does_not_make_it_21(talk: Conversation) -> None:
+    topic = blake2b(ALICE.public_key)
+    assert talk.announce(ALICE, topic, Announce(PeerRecord(ALICE.public_key), bump=UNIX_START_MS)) is not None
+    assert talk.lookup(topic) == LookupReply((PeerRecord(ALICE.public_key),), bump=0)
+    for count in range(1, 21):
+        assert talk.announce(key_pair(10 + count), topic) is not None
+        reply = talk.lookup(topic)
+        assert reply is not None
+        assert len(reply.peers) == min(count + 1, 20)
+
+
 def test_the_highest_bump_is_told_unless_it_lies_in_the_future(talk: Conversation) -> None:
     for bump in (UNIX_START_MS + 5, UNIX_START_MS + 3, UNIX_START_MS + 3_600_000):
         assert talk.announce(ALICE, TOPIC, Announce(PeerRecord(ALICE.public_key), bump=bump)) is not None

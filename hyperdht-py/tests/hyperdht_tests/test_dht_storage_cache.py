@@ -113,6 +113,14 @@ def test_t20_bytes_are_limited_too() -> None:
     assert len(cache) <= 2 * (1 << 16) // 1024
 
 
+def test_a_value_larger_than_a_share_is_kept_while_it_is_the_only_one() -> None:
+    cache: GenerationCache[str] = GenerationCache(CacheLimits(64, 30.0, max_bytes=1600), now=0.0)
+    cache.set(key(1), "large", source="a", size=500, now=0.0)
+    assert cache.get(key(1), now=0.0) == "large"
+    cache.set(key(2), "large", source="a", size=500, now=0.0)
+    assert (cache.get(key(1), now=0.0), cache.get(key(2), now=0.0)) == (None, "large")
+
+
 def test_subnets() -> None:
     assert subnet_of("10.1.2.3") == subnet_of("10.1.2.4") != subnet_of("10.1.22.3")
 
@@ -202,4 +210,7 @@ def test_full_records_turn_over() -> None:
         records.add(key(i), key(i), b"record", source=f"10.{i // 250}.{i % 250}", now=0.0)
     assert LIMITS.max_entries <= len(records) <= 2 * LIMITS.max_entries
     assert records.sample(key(0), Random(1), now=0.0) == []
+    held = len(records)
+    assert records.sample(key(0), Random(1), now=PERIOD_S) == []
+    assert len(records) == held  # the rotation that comes next in time is left out
     assert records.sample(key(3 * LIMITS.max_entries - 1), Random(1), now=0.0) == [b"record"]

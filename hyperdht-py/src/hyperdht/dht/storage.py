@@ -126,7 +126,8 @@ class Storage:
         """Forget what `public_key` announced here, without asking for a signature."""
         if blake2b(public_key) == target:
             self._routes.delete(target)
-        self._records.remove(target, public_key)
+        else:
+            self._records.remove(target, public_key)
 
     # Peers
 
@@ -173,7 +174,6 @@ class Storage:
         source = subnet_of(sender.host)
         if blake2b(kept.public_key) == kept.topic:
             self._routes.set(kept.topic, _Route(sender, kept.record), source=source, now=now)
-            self._records.remove(kept.topic, kept.public_key)
         else:
             self._records.add(kept.topic, kept.public_key, kept.record, source=source, now=now)
 
