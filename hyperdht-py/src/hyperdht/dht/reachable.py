@@ -25,4 +25,5 @@ def may_send_to(address: Address, *, named_by: Address) -> bool:
 
 def is_public(address: Address) -> bool:
     """Whether anybody could be there, and not only in our own network."""
-    return address.port >= MIN_PORT and ipaddress.IPv4Address(address.host).is_global
+    host = ipaddress.IPv4Address(address.host)
+    return address.port >= MIN_PORT and host.is_global and not host.is_multicast
