@@ -4,19 +4,16 @@ Source: hyperdht 6.34.0 `lib/connect.js`; docs/protocol/holepunching.md.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING
 
 from ..addresses import Address
-from ..crypto import equal
-from ..errors import DecodeError
-from ..rpc.caller import Answer
-from .constants import Command, Firewall, PayloadError
+from .constants import Firewall, PayloadError
 from .context import Context
+from .holepunch_exchange import AnsweredRound, HolepunchExchange
 from .holepunch_messages import HolepunchPayload, HolepunchSeal
-from .payloads import HolepunchMessage, Mode, RelayInfo, decode_holepunch, encode_holepunch
+from .payloads import RelayInfo
 from .puncher import Puncher
 from .random_punches import RandomPunchLimiter
 from .reachable import may_send_to
@@ -24,8 +21,8 @@ from .reachable import may_send_to
 if TYPE_CHECKING:
     from ..rpc.timers import Timer
 
-MAX_RELAYS = 3  # each that does not answer takes 4 s
-MAX_PUNCH_ROUNDS = 3  # 4 s each
+MAX_PROBE_ROUNDS = 3  # without an answer each takes 4 s
+MAX_PUNCH_ROUNDS = 3
 PATIENCE_S = 1.0
 TRY_LATER_S = 10.0  # and up to as much again
 
@@ -48,21 +45,6 @@ class HolepunchFailure(Enum):
     REMOTE_NOT_HOLEPUNCHING = "REMOTE_NOT_HOLEPUNCHING"
     REMOTE_NOT_HOLEPUNCHABLE = "REMOTE_NOT_HOLEPUNCHABLE"
     """The server named no address that may be probed."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Round:
-    """The server's answer to one round."""
-
-    payload: HolepunchPayload
-    echoed: bool
-    """It received what we sent to its address."""
-    relay: RelayInfo
-    server_address: Address
-    """Where the relay saw the answer come from."""
-    client_address: Address
-    """Where the relay sees our socket."""
-    now: float
 
 
 class HolepunchClient:
@@ -112,12 +94,9 @@ class HolepunchClient:
         Raises:
             OSError: No socket to punch with.
         """
-        self.dropped = 0
-        """Answers that the server cannot have written."""
         self._context = context
         self._seal = HolepunchSeal(secret, context.randomness)
-        self._target = target
-        self._remote_id = remote_id
+        self._exchange = HolepunchExchange(context.rpc, self._seal, target=target, remote_id=remote_id)
         self._client_relay = client_relay
         self._relays = _usable_relays(relays, client_relay)
         self._server_address = server_address
@@ -132,8 +111,8 @@ class HolepunchClient:
         self._may_probe_again = True
         self._delayed = False
         self._has_slot = False
+        self._probe_rounds_left = MAX_PROBE_ROUNDS
         self._punch_rounds_left = MAX_PUNCH_ROUNDS
-        self._request: int | None = None
         self._timer: Timer | None = None
         self._over = False
         self._puncher = Puncher(
@@ -156,6 +135,11 @@ class HolepunchClient:
         return self._puncher.sockets
 
     @property
+    def dropped(self) -> int:
+        """Answers that the server cannot have written."""
+        return self._exchange.dropped
+
+    @property
     def dropped_probes(self) -> int:
         """Probes from hosts that cannot be the server."""
         return self._puncher.dropped
@@ -172,8 +156,7 @@ class HolepunchClient:
         if self._over:
             return
         self._over = True
-        if self._request is not None:
-            self._context.rpc.cancel(self._request)
+        self._exchange.cancel()
         if self._timer is not None:
             self._timer.cancel()
         self._give_back_slot(now, used=self._puncher.punching)
@@ -193,13 +176,17 @@ class HolepunchClient:
         self._ask(self._relays[0], payload, now, then=self._probed, without_answer=self._probe_failed)
 
     def _probe_failed(self, failure: HolepunchFailure, now: float) -> None:
-        del self._relays[0]
-        if self._relays:
+        """A relay that does not answer is not asked again. One in whose name others answer may do better next time."""
+        relay = self._relays.pop(0)
+        self._probe_rounds_left -= 1
+        if failure is HolepunchFailure.INVALID:
+            self._relays.append(relay)
+        if self._relays and self._probe_rounds_left:
             self._probe_round(now)
         else:
             self._fail(failure, now)
 
-    def _probed(self, answer: _Round) -> None:
+    def _probed(self, answer: AnsweredRound) -> None:
         if answer.payload.error:
             self._fail(HolepunchFailure.REMOTE_ABORTED, answer.now)
             return
@@ -211,7 +198,7 @@ class HolepunchClient:
         else:
             self._analyze(answer, answer.now)
 
-    def _analyze(self, answer: _Round, now: float) -> None:
+    def _analyze(self, answer: AnsweredRound, now: float) -> None:
         socket = self._puncher.socket
 
         def analyzed(usable: bool, now: float) -> None:
@@ -229,12 +216,12 @@ class HolepunchClient:
 
         self._puncher.analyze(now, analyzed, allow_reopen=True)
 
-    def _is_worth_repeating(self, answer: _Round) -> bool:
+    def _is_worth_repeating(self, answer: AnsweredRound) -> bool:
         return self._puncher.remote_firewall == Firewall.UNKNOWN or answer.payload.token is None
 
     # Then both punch
 
-    def _prepare_punch(self, answer: _Round, now: float) -> None:
+    def _prepare_punch(self, answer: AnsweredRound, now: float) -> None:
         """Where both sides use the same relay, its news of the server's address is good for the next round too."""
         same_relay = answer.relay.relay_address == self._client_relay
         if same_relay and answer.server_address != self._server_address:
@@ -283,7 +270,7 @@ class HolepunchClient:
         now: float,
         *,
         punching: bool,
-        then: Callable[[_Round], None],
+        then: Callable[[AnsweredRound], None],
         without_answer: Callable[[HolepunchFailure, float], None],
     ) -> None:
         """The round goes through the relay of the handshake, later through one of the server's."""
@@ -308,7 +295,7 @@ class HolepunchClient:
         self._delayed = self._delayed or (self._punch_rounds_left == 1 and not self._puncher.is_random)
         self._punch_round(now)
 
-    def _answered(self, answer: _Round) -> None:
+    def _answered(self, answer: AnsweredRound) -> None:
         if answer.payload.error == PayloadError.TRY_LATER and self._has_relay:
             self._give_back_slot(answer.now, used=False)
             self._try_later(answer.now)
@@ -330,51 +317,15 @@ class HolepunchClient:
         payload: HolepunchPayload,
         now: float,
         *,
-        then: Callable[[_Round], None],
+        then: Callable[[AnsweredRound], None],
         without_answer: Callable[[HolepunchFailure, float], None],
     ) -> None:
-        def answered(answer: Answer) -> None:
-            self._request = None
-            if answer.reply is None:
-                without_answer(HolepunchFailure.PROBE_TIMEOUT, answer.now)
-                return
-            round_ = self._read(answer, relay, payload.token)
-            if round_ is None:
-                self.dropped += 1
-                without_answer(HolepunchFailure.INVALID, answer.now)
-            else:
-                then(round_)
+        def failed(answered: bool, now: float) -> None:
+            without_answer(HolepunchFailure.INVALID if answered else HolepunchFailure.PROBE_TIMEOUT, now)
 
-        self._request = self._context.rpc.request(
-            relay.relay_address,
-            Command.PEER_HOLEPUNCH,
-            target=self._target,
-            value=self._message(relay, payload),
-            socket=self._puncher.socket,
-            now=now,
-            then=answered,
-        )
+        self._exchange.ask(relay, payload, socket=self._puncher.socket, now=now, then=then, without_answer=failed)
 
-    def _message(self, relay: RelayInfo, payload: HolepunchPayload) -> bytes:
-        sealed = self._seal.seal(payload)
-        return encode_holepunch(HolepunchMessage(Mode.FROM_CLIENT, self._remote_id, sealed, relay.peer_address))
-
-    def _read(self, answer: Answer, relay: RelayInfo, token: bytes | None) -> _Round | None:
-        """What the server says; None if it is not the server who says it."""
-        if answer.reply is None or answer.reply.value is None or answer.sender != relay.relay_address:
-            return None
-        try:
-            message = decode_holepunch(answer.reply.value)
-        except DecodeError:
-            return None
-        payload = self._seal.open(message.payload) if message.mode == Mode.REPLY else None
-        if payload is None:
-            return None
-        echoed = token is not None and payload.remote_token is not None and equal(token, payload.remote_token)
-        server_address = relay.relay_address if message.peer_address is None else message.peer_address
-        return _Round(payload, echoed, relay, server_address, answer.reply.to, answer.now)
-
-    def _take_in(self, answer: _Round) -> None:
+    def _take_in(self, answer: AnsweredRound) -> None:
         verified = answer.relay.peer_address.host if answer.echoed else None
         self._puncher.update_remote(answer.payload, verified_host=verified, named_by=self._client_relay)
 
@@ -391,11 +342,8 @@ class HolepunchClient:
 
     def _abort(self, failure: HolepunchFailure, now: float) -> None:
         """Fail, and let the server know; it leaves from a main socket, as ours close."""
-        relay = self._relays[0]
-        value = self._message(relay, HolepunchPayload(error=PayloadError.ABORTED, round=self._next_round()))
-        self._context.rpc.request(
-            relay.relay_address, Command.PEER_HOLEPUNCH, target=self._target, value=value, now=now
-        )
+        payload = HolepunchPayload(error=PayloadError.ABORTED, round=self._next_round())
+        self._exchange.tell(self._relays[0], payload, now=now)
         self._fail(failure, now)
 
     def _fail(self, failure: HolepunchFailure, now: float) -> None:
@@ -411,4 +359,4 @@ class HolepunchClient:
 def _usable_relays(relays: Sequence[RelayInfo], client_relay: Address) -> list[RelayInfo]:
     """The one that both sides use comes first: it knows the server by the address that our NAT is open for."""
     usable = [relay for relay in relays if may_send_to(relay.relay_address, named_by=client_relay)]
-    return sorted(usable, key=lambda relay: relay.relay_address != client_relay)[:MAX_RELAYS]
+    return sorted(usable, key=lambda relay: relay.relay_address != client_relay)
