@@ -14,12 +14,14 @@ from .errors import (
     RemoteProtocolError,
     RequestTimeout,
 )
-from .io import MuxChannel, Protomux, SecretStream
+from .io import BlindRelay, HyperDHT, MuxChannel, Protomux, SecretStream, Server, testnet
 
 __all__ = [
+    "BlindRelay",
     "ConnectionClosed",
     "DecodeError",
     "HandshakeError",
+    "HyperDHT",
     "HyperDHTError",
     "KeyPair",
     "LocalProtocolError",
@@ -29,4 +31,6 @@ __all__ = [
     "RemoteProtocolError",
     "RequestTimeout",
     "SecretStream",
+    "Server",
+    "testnet",
 ]

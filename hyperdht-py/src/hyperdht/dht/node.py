@@ -41,12 +41,13 @@ class DhtNode:
         bootstrap: Sequence[Address] = (),
         ephemeral: bool | None = None,
         firewalled: bool | None = None,
+        known_address: Address | None = None,
     ) -> None:
         """
         Args:
             local_addresses: See `Context`.
             unix_ms: The time of day.
-            bootstrap, ephemeral, firewalled: See `RpcNode`.
+            bootstrap, ephemeral, firewalled, known_address: See `RpcNode`.
         """
         self.rpc = RpcNode(
             randomness=randomness,
@@ -55,6 +56,7 @@ class DhtNode:
             ephemeral=ephemeral,
             firewalled=firewalled,
             port=sockets.port,
+            known_address=known_address,
         )
         self.rpc.on_request = self._receive_request
         self.context = Context(self.rpc, sockets, streams, randomness, local_addresses)
@@ -163,6 +165,5 @@ class DhtNode:
             self.storage.handle(received, now)
 
     def _receive_probe(self, socket: int, sender: Address, now: float) -> None:
-        for punching in (*self._connects, *self._servers):
-            if punching.receive_probe(socket, sender, now):
-                return
+        punching: tuple[Connect | Server, ...] = (*self._connects, *self._servers)
+        any(one.receive_probe(socket, sender, now) for one in punching)

@@ -171,6 +171,11 @@ class SecretStream(AsyncResource):
         assert self._machine.handshake_hash is not None
         return self._machine.handshake_hash
 
+    @property
+    def raw_stream(self) -> ByteStream:
+        """What carries the encrypted bytes; for looking at addresses. Sending there breaks the connection."""
+        return self._bytes
+
     async def send(self, message: BytesLike) -> None:
         """Send one message; see `send_many`."""
         await self.send_many((message,))

@@ -1,0 +1,7 @@
+"""`python -m hyperdht`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

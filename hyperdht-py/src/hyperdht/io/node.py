@@ -1,0 +1,410 @@
+"""HyperDHT: a node of the DHT with its sockets, connections and servers.
+
+async with HyperDHT() as dht:
+    async with dht.listen() as server:
+        async for stream in server: ...
+    stream = await dht.connect(public_key)
+    await stream.send(b"one message")
+"""
+
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+
+import anyio
+
+from ..addresses import Address
+from ..crypto import KeyPair
+from ..dht.announcer import Announcer
+from ..dht.holepunch_client import PunchHook
+from ..dht.link import Link
+from ..dht.node import DhtNode
+from ..dht.server import HandshakeRequest
+from ..dht.server import Server as ServerMachine
+from ..dht.server_session import ServerOptions
+from ..errors import LocalProtocolError
+from ..rpc import RpcNode
+from ..rpc.health import Health
+from ..udx import UdxEndpoint
+from .bootstrap import PUBLIC_NODES, BootstrapNode, known_addresses, resolve
+from .connection import SecretStream
+from .interfaces import EVERY_INTERFACE, local_hosts
+from .keep_alive import INTERVAL_S, KeepAlive
+from .links import Dialing, Links
+from .offload import Offload
+from .pending import Pending
+from .queries import Queries
+from .server import FirewallHook, Server
+from .udx_transport import UdxTransport
+
+_log = logging.getLogger(__name__)
+
+DEFAULT_PORT: Final = 49737
+PORTS_TO_TRY: Final = 5  # as dht-rpc: nodes of one machine are found at the same few ports after a restart
+INTERFACES_EVERY_S: Final = 5.0  # reading them takes a millisecond
+CLIENT_SOCKET, SERVER_SOCKET = 0, 1
+
+
+class HyperDHT(Queries):
+    """An async context manager. Leaving it stops its servers, resets its connections and closes its sockets."""
+
+    def __init__(
+        self,
+        *,
+        bootstrap: Sequence[str] = PUBLIC_NODES,
+        key_pair: KeyPair | None = None,
+        host: str = EVERY_INTERFACE,
+        port: int = DEFAULT_PORT,
+        ephemeral: bool | None = None,
+        firewalled: bool | None = None,
+        public_host: str | None = None,
+        keep_alive_s: float = INTERVAL_S,
+        offload: Offload | None = None,
+        randomness: random.Random | None = None,
+    ) -> None:
+        """
+        Args:
+            bootstrap: Nodes to start from: `host:port`, or `ip@host:port` to use the name only if the address is silent.
+            key_pair: Who we are to peers, unless a call says otherwise. Random without.
+            host: Address to bind to.
+            port: Of the server socket. If it is taken the next four are tried, then any; 0 is any.
+            ephemeral: Never store for others (True), store from the start (False), or once this node has been up for 20
+                minutes and can be reached (None).
+            firewalled: Whether strangers cannot reach the server socket; None: find out.
+            public_host: Our address as others see it, for a node nobody can tell it: the first of a network.
+            keep_alive_s: Idle connections send a sign of life that often.
+            offload: Which batches of packets the kernel is asked to make; without it what it can.
+            randomness: The system's without. For tests.
+        Raises:
+            LocalProtocolError: A bootstrap node is not of these forms.
+        """
+        self.key_pair = key_pair or KeyPair.generate()
+        self._bootstrap = [BootstrapNode.parse(text) for text in bootstrap]
+        self._host = host
+        self._wanted_port = port
+        self._ephemeral = ephemeral
+        self._firewalled = firewalled
+        self._public_host = public_host
+        self._transport = UdxTransport(host=host, offload=offload)
+        self._keep_alive = KeepAlive(keep_alive_s)
+        self._randomness = randomness or random.SystemRandom()
+        self._servers: set[Server] = set()
+        self._local_hosts = local_hosts(host)
+        self._suspended = False
+
+    # --- life
+
+    async def __aenter__(self) -> Self:
+        await self._transport.__aenter__()
+        try:
+            self._transport.open()
+            self._bind_server_socket()
+            self._machine = self._make_machine()
+            self._transport.attach(self._machine)
+            self._tasks = anyio.create_task_group()
+            await self._tasks.__aenter__()
+        except BaseException as error:
+            await self._transport.__aexit__(type(error), error, error.__traceback__)
+            raise
+        self._links = Links(self, self._transport, self._machine, self._keep_alive)
+        self._tasks.start_soon(self._keep_alive.run, self._tasks)
+        self._tasks.start_soon(self._join_network)
+        self._tasks.start_soon(self._watch_interfaces)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        with anyio.CancelScope(shield=True):
+            await self._close_servers()
+        self._tasks.cancel_scope.cancel()
+        try:
+            await self._tasks.__aexit__(None, None, None)
+        finally:
+            swallowed = await self._transport.__aexit__(kind, error, trace)
+        return swallowed
+
+    async def _close_servers(self) -> None:
+        async with anyio.create_task_group() as closing:
+            for server in tuple(self._servers):
+                closing.start_soon(server.aclose)
+
+    def _bind_server_socket(self) -> None:
+        wanted = self._wanted_port
+        for port in (*range(wanted, min(wanted + PORTS_TO_TRY, 65536)), 0) if wanted else (0,):
+            try:
+                self._transport.open(port)
+            except OSError:
+                if not port:
+                    raise
+            else:
+                return
+
+    def _make_machine(self) -> DhtNode:
+        return DhtNode(
+            self._transport,
+            self._transport.endpoint,
+            randomness=self._randomness,
+            local_addresses=self._local_addresses,
+            unix_ms=lambda: time.time_ns() // 1_000_000,
+            now=self.now(),
+            bootstrap=known_addresses(self._bootstrap),
+            ephemeral=self._ephemeral,
+            firewalled=self._firewalled,
+            known_address=None if self._public_host is None else Address(self._public_host, self.port),
+        )
+
+    async def _join_network(self) -> None:
+        """Start with the addresses we know; names are resolved when these led nowhere."""
+        if self._bootstrap and not known_addresses(self._bootstrap):
+            self._rpc.set_bootstrap(await resolve(self._bootstrap))
+        self._machine.start(self.now())
+        self.wake()
+        await self.fully_bootstrapped()
+        if self._bootstrap and not len(self._rpc.table):
+            self._rpc.set_bootstrap([*known_addresses(self._bootstrap), *await resolve(self._bootstrap)])
+            self._rpc.refresh(self.now())
+            self.wake()
+
+    async def _watch_interfaces(self) -> None:
+        while self._host == EVERY_INTERFACE:
+            await anyio.sleep(INTERFACES_EVERY_S)
+            hosts = local_hosts(self._host)
+            if hosts != self._local_hosts:
+                self._local_hosts = hosts
+                self.handle_network_change()
+
+    def handle_network_change(self) -> None:
+        """The network of this machine is another one: find out about it, announce anew, and see which connections live.
+
+        Changes of the machine's addresses are noticed without a call.
+        """
+        self._rpc.handle_network_change(self.now())
+        self._keep_alive.beat_all(self._tasks)
+        self.wake()
+
+    async def fully_bootstrapped(self) -> None:
+        """Wait until the nodes around us are known, or there is nobody."""
+        if not self._rpc.bootstrapped:
+            done: Pending[float] = Pending()
+            self._rpc.on_bootstrapped.append(done.set)
+            await done.wait()
+
+    async def suspend(self) -> None:
+        """Before the machine sleeps: withdraw servers, reset connections, and be silent until `resume`."""
+        if self._suspended:
+            return
+        self._suspended = True
+        async with anyio.create_task_group() as suspending:
+            for server in tuple(self._servers):
+                suspending.start_soon(server.suspend)
+        self._transport.endpoint.destroy_all()
+        self._rpc.suspend(self.now())
+        self.wake()
+
+    def resume(self) -> None:
+        """Undo `suspend`."""
+        if not self._suspended:
+            return
+        self._suspended = False
+        self._rpc.resume(self.now())
+        for server in tuple(self._servers):
+            server.resume()
+        self.wake()
+
+    # --- what is known about this node
+
+    @property
+    def port(self) -> int:
+        """The local port of the server socket."""
+        return self._transport.port(SERVER_SOCKET)
+
+    @property
+    def nat_address(self) -> Address | None:
+        """Our address as others see it; port 0 when it differs from peer to peer. None while unknown."""
+        return self._rpc.nat_address()
+
+    @property
+    def remote_address(self) -> Address | None:
+        """Where anybody can reach us; None when nobody can, or while that is unknown."""
+        return self._rpc.remote_address()
+
+    @property
+    def firewalled(self) -> bool:
+        """Whether strangers cannot reach the server socket, as far as we know."""
+        return self._rpc.firewalled
+
+    @property
+    def ephemeral(self) -> bool:
+        """Whether this node keeps nothing for others."""
+        return self._rpc.ephemeral
+
+    @property
+    def bootstrapped(self) -> bool:
+        """Whether the nodes around us are known."""
+        return self._rpc.bootstrapped
+
+    @property
+    def online(self) -> bool:
+        """Whether others answer."""
+        return self._rpc.health is not Health.OFFLINE
+
+    # --- peers
+
+    async def connect(
+        self,
+        public_key: bytes,
+        *,
+        key_pair: KeyPair | None = None,
+        relay_addresses: Sequence[Address] = (),
+        relay_through: bytes | None = None,
+        local_connection: bool = True,
+        fast_open: bool = True,
+        reusable_socket: bool = False,
+        holepunch: PunchHook | None = None,
+    ) -> SecretStream:
+        """Reach a listening peer, wherever it is. Cancellation leaves nothing behind.
+
+        Args:
+            public_key: 32 bytes. Nobody else can answer.
+            key_pair: Ours; the node's without.
+            relay_addresses: Nodes that may pass on the handshake, from a lookup for instance.
+            relay_through: The public key of a blind relay that carries the encrypted packets until a direct way is found.
+            local_connection: Tell the peer our addresses in the local network, and try its.
+            fast_open: Open our NAT for the peer a round earlier.
+            reusable_socket: Try the way of an open connection to that peer first, and let later ones use this one's.
+            holepunch: Asked before hole punching.
+        Raises:
+            PeerNotFound: Nobody announced that key.
+            ConnectError: It was announced, but could not be reached; the cause says what was in the way.
+            HandshakeError: `public_key` is not a key.
+        """
+        if not self.bootstrapped:
+            await self.fully_bootstrapped()
+        dialing = Dialing(self._links, key_pair or self.key_pair, may_use_relay=True)
+        return await dialing.run(
+            public_key,
+            relay_addresses=relay_addresses,
+            relay_through=relay_through,
+            local_connection=local_connection,
+            fast_open=fast_open,
+            reusable_socket=reusable_socket,
+            holepunch=holepunch,
+        )
+
+    def listen(
+        self,
+        *,
+        key_pair: KeyPair | None = None,
+        firewall: FirewallHook | None = None,
+        share_local_address: bool = True,
+        reusable_socket: bool = False,
+        relay_through: Callable[[], bytes | None] | bytes | None = None,
+        holepunch: PunchHook | None = None,
+    ) -> Server:
+        """Take connections for a key pair: `async with dht.listen() as server`.
+
+        Args:
+            key_pair: The node's without.
+            firewall: Decides who is refused, and may be async. A refused peer gets no answer.
+            share_local_address: Tell peers our addresses in the local network.
+            reusable_socket: Let a peer's later connections use the way of its first.
+            relay_through: The public key of a blind relay to offer to each peer.
+            holepunch: Asked before hole punching.
+        """
+        relay = relay_through if callable(relay_through) else lambda: relay_through
+        options = ServerOptions(
+            share_local_address=share_local_address,
+            reusable_socket=reusable_socket,
+            relay_through=relay,
+            on_relay=self._take_relay,
+            hook=holepunch,
+        )
+        server = Server(self, key_pair or self.key_pair, firewall, options)
+        self._servers.add(server)
+        return server
+
+    # --- for the parts of this package
+
+    async def connect_directly(self, public_key: bytes) -> SecretStream:
+        """Connect without the help of any blind relay: to one."""
+        return await Dialing(self._links, self.key_pair, may_use_relay=False).run(public_key)
+
+    @property
+    def endpoint(self) -> UdxEndpoint:
+        """The streams of this node."""
+        return self._transport.endpoint
+
+    def has_stream(self, stream_id: int) -> bool:
+        """Whether a stream is neither over nor unknown."""
+        try:
+            self.endpoint.stream(stream_id)
+        except LocalProtocolError:
+            return False
+        return True
+
+    @property
+    def _rpc(self) -> RpcNode:  # type: ignore[override]
+        return self._machine.rpc
+
+    def now(self) -> float:
+        """The node's clock."""
+        return self._transport.now()
+
+    def wake(self) -> None:
+        """The machine was asked something: send it."""
+        self._transport.wake()
+
+    _now = now
+    _wake = wake
+
+    def start_soon(self, function: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> None:
+        """Run a task until the node closes."""
+        self._tasks.start_soon(function, *arguments)
+
+    def report(self, error: Exception, what: str) -> None:
+        """A program's own hook failed."""
+        _log.error("%s", what, exc_info=error)
+
+    def start_server(
+        self,
+        key_pair: KeyPair,
+        *,
+        on_link: Callable[[Link, float], None],
+        on_handshake: Callable[[HandshakeRequest, float], None] | None,
+        on_announced: Callable[[float], None],
+        options: ServerOptions,
+    ) -> tuple[ServerMachine, Announcer]:
+        """For `Server`."""
+        started = self._machine.listen(
+            key_pair,
+            now=self.now(),
+            on_link=on_link,
+            on_handshake=on_handshake,
+            on_announced=on_announced,
+            options=options,
+        )
+        self.wake()
+        return started
+
+    def stop_server(self, server: ServerMachine, then: Callable[[float], None]) -> None:
+        """For `Server`."""
+        self._machine.stop(server, self.now(), then)
+        self.wake()
+
+    def forget_server(self, server: Server) -> None:
+        """For `Server`: it is closed."""
+        self._servers.discard(server)
+
+    def take_link(self, link: Link, key_pair: KeyPair, take: Callable[[SecretStream], Awaitable[None]]) -> None:
+        """For `Server`: bind a stream to the way a peer came, and hand it over once the peer has spoken."""
+        self._links.accept(link, key_pair, take)
+
+    def _take_relay(self, wanted: Any, now: float) -> None:
+        self._links.pair(wanted)
+
+    def _local_addresses(self) -> tuple[Address, ...]:
+        return tuple(Address(host, self.port) for host in self._local_hosts)
