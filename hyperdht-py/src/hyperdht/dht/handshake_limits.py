@@ -1,6 +1,6 @@
 """What handshakes of strangers may cost a server (T18).
 
-A handshake costs its sender one packet with any address in it. It costs us the Noise work (about 0.5 ms), then, if our
+A handshake costs its sender one packet with any address in it. It costs us the Noise work (0.3 to 0.7 ms), then, if our
 firewall hook takes the peer, a stream, and behind a NAT a socket for 10 s.
 """
 
@@ -17,7 +17,7 @@ class HandshakeLimits:
     each_source: Rate = field(default=Rate(per_s=32, burst=128))
     """Of one host. A node that comes back after an outage dials a few dozen keys at once."""
     all_sources: Rate = field(default=Rate(per_s=512, burst=512))
-    """Together: a quarter of a core of Noise."""
+    """Together: a third of a core, at most, goes to Noise."""
     max_open: int = 256
     """Handshakes that wait for our hook or for the client; each may hold a socket, of which systems give 1,024."""
     max_open_of_source: int = 64

@@ -126,6 +126,11 @@ class Server:
         """Handshakes not looked at because there were too many."""
         return self._gate.refused
 
+    @property
+    def remembered(self) -> int:
+        """Messages whose copies will be recognised, also those that are over."""
+        return len(self._by_noise)
+
     def start(self, now: float, then: Callable[[float], None] | None = None) -> None:
         """Listen. `then(now)` is called when the server can be found, or when that failed for now.
 
