@@ -15,7 +15,6 @@ import anyio.abc
 from .addresses import Address
 from .crypto import KeyPair, blake2b
 from .errors import HyperDHTError
-from .io.bootstrap import PUBLIC_NODES
 from .io.connection import SecretStream
 from .io.node import HyperDHT
 from .io.testnet import bootstrapper
@@ -116,7 +115,7 @@ def _address(text: str) -> Address:
 
 
 def _node(options: argparse.Namespace, *, key_pair: KeyPair | None = None) -> HyperDHT:
-    return HyperDHT(bootstrap=options.bootstrap or PUBLIC_NODES, key_pair=key_pair)
+    return HyperDHT(bootstrap=options.bootstrap, key_pair=key_pair)
 
 
 async def _bootstrap(options: argparse.Namespace) -> None:

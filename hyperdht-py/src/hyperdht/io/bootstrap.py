@@ -28,6 +28,11 @@ class BootstrapNode:
     port: int
 
     @classmethod
+    def of(cls, node: str | Address) -> "BootstrapNode":
+        """From an address, or a text; see `parse`."""
+        return cls.parse(node) if isinstance(node, str) else cls(Address(*node), *node)
+
+    @classmethod
     def parse(cls, text: str) -> "BootstrapNode":
         """
         Raises:

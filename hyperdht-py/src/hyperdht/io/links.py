@@ -8,7 +8,7 @@ import anyio
 from ..crypto import KeyPair
 from ..dht.link import Link, Path, RelayWanted
 from ..errors import ConnectError, ConnectionClosed, LocalProtocolError, RequestTimeout
-from .connection import SecretStream
+from .peer_stream import PeerStream
 from .pending import Pending
 from .relaying import meet_at_relay
 from .udx_stream import UdxByteStream
@@ -65,7 +65,7 @@ class Links:
         if link.socket > SERVER_SOCKET:
             self._transport.close(link.socket)  # which waits until the stream is over
 
-    async def open(self, link: Link, raw: UdxByteStream, key_pair: KeyPair) -> SecretStream:
+    async def open(self, link: Link, raw: UdxByteStream, key_pair: KeyPair) -> PeerStream:
         """Start the encryption, and wait for the peer's.
 
         Raises:
@@ -73,7 +73,7 @@ class Links:
             RequestTimeout: It is silent.
         """
         try:
-            stream = await SecretStream.resume(
+            stream = await PeerStream.resume(
                 raw, is_initiator=link.is_initiator, key_pair=key_pair, handshake=link.keys
             )
             with anyio.fail_after(OPEN_TIMEOUT_S):
@@ -86,16 +86,17 @@ class Links:
                 raise ConnectionClosed("the peer was reached, but the connection ended before it opened") from error
             raise
         self._keep_alive.add(stream)
+        stream.on_over(lambda: self._keep_alive.discard(stream))
         return stream
 
-    def accept(self, link: Link, key_pair: KeyPair, take: Callable[[SecretStream], Awaitable[None]]) -> None:
+    def accept(self, link: Link, key_pair: KeyPair, take: Callable[[PeerStream], Awaitable[None]]) -> None:
         """A server got a link. `take` gets the connection once the peer has spoken."""
         raw = self.bind(link)
         if raw is not None:
             self.node.start_soon(self._open_accepted, link, raw, key_pair, take)
 
     async def _open_accepted(
-        self, link: Link, raw: UdxByteStream, key_pair: KeyPair, take: Callable[[SecretStream], Awaitable[None]]
+        self, link: Link, raw: UdxByteStream, key_pair: KeyPair, take: Callable[[PeerStream], Awaitable[None]]
     ) -> None:
         try:
             stream = await self.open(link, raw, key_pair)
@@ -144,7 +145,7 @@ class Dialing:
         self._may_use_relay = may_use_relay
         self._outcome: Pending[tuple[Link, UdxByteStream] | ConnectError] = Pending()
 
-    async def run(self, public_key: bytes, **options: Any) -> SecretStream:
+    async def run(self, public_key: bytes, **options: Any) -> PeerStream:
         """See `HyperDHT.connect`."""
         node = self._links.node
         attempt = self._links.machine.connect(

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from ..addresses import Address
 from ..crypto import KeyPair
@@ -30,11 +31,11 @@ from ..rpc import RpcNode
 from ..rpc.health import Health
 from ..udx import UdxEndpoint
 from .bootstrap import PUBLIC_NODES, BootstrapNode, known_addresses, resolve
-from .connection import SecretStream
 from .interfaces import EVERY_INTERFACE, local_hosts
 from .keep_alive import INTERVAL_S, KeepAlive
 from .links import Dialing, Links
 from .offload import Offload
+from .peer_stream import PeerStream
 from .pending import Pending
 from .queries import Queries
 from .server import FirewallHook, Server
@@ -54,7 +55,7 @@ class HyperDHT(Queries):
     def __init__(
         self,
         *,
-        bootstrap: Sequence[str] = PUBLIC_NODES,
+        bootstrap: Sequence[str | Address] | None = None,
         key_pair: KeyPair | None = None,
         host: str = EVERY_INTERFACE,
         port: int = DEFAULT_PORT,
@@ -67,7 +68,8 @@ class HyperDHT(Queries):
     ) -> None:
         """
         Args:
-            bootstrap: Nodes to start from: `host:port`, or `ip@host:port` to use the name only if the address is silent.
+            bootstrap: Nodes to start from: `host:port`, or `ip@host:port` to use the name only if the address is silent. The
+                public network's without; none at all for the first node of a network.
             key_pair: Who we are to peers, unless a call says otherwise. Random without.
             host: Address to bind to.
             port: Of the server socket. If it is taken the next four are tried, then any; 0 is any.
@@ -82,7 +84,7 @@ class HyperDHT(Queries):
             LocalProtocolError: A bootstrap node is not of these forms.
         """
         self.key_pair = key_pair or KeyPair.generate()
-        self._bootstrap = [BootstrapNode.parse(text) for text in bootstrap]
+        self._bootstrap = [BootstrapNode.of(node) for node in (PUBLIC_NODES if bootstrap is None else bootstrap)]
         self._host = host
         self._wanted_port = port
         self._ephemeral = ephemeral
@@ -193,6 +195,24 @@ class HyperDHT(Queries):
             self._rpc.on_bootstrapped.append(done.set)
             await done.wait()
 
+    def on_network_change(self, callback: Callable[[], object]) -> Callable[[], None]:
+        """Call `callback` when our addresses changed, and when others answer again. Returns what undoes it."""
+
+        def changed(now: float) -> None:
+            callback()
+
+        def health_changed(now: float) -> None:
+            if self.online:
+                callback()
+
+        def undo() -> None:
+            self._rpc.on_network_change.remove(changed)
+            self._rpc.on_health_change.remove(health_changed)
+
+        self._rpc.on_network_change.append(changed)
+        self._rpc.on_health_change.append(health_changed)
+        return undo
+
     async def suspend(self) -> None:
         """Before the machine sleeps: withdraw servers, reset connections, and be silent until `resume`."""
         if self._suspended:
@@ -205,8 +225,9 @@ class HyperDHT(Queries):
         self._rpc.suspend(self.now())
         self.wake()
 
-    def resume(self) -> None:
+    async def resume(self) -> None:
         """Undo `suspend`."""
+        await checkpoint()
         if not self._suspended:
             return
         self._suspended = False
@@ -231,6 +252,12 @@ class HyperDHT(Queries):
     def remote_address(self) -> Address | None:
         """Where anybody can reach us; None when nobody can, or while that is unknown."""
         return self._rpc.remote_address()
+
+    @property
+    def randomized(self) -> bool:
+        """Whether the NAT before us uses another port for each destination, as far as we know."""
+        address = self.nat_address
+        return address is not None and not address.port
 
     @property
     def firewalled(self) -> bool:
@@ -265,7 +292,7 @@ class HyperDHT(Queries):
         fast_open: bool = True,
         reusable_socket: bool = False,
         holepunch: PunchHook | None = None,
-    ) -> SecretStream:
+    ) -> PeerStream:
         """Reach a listening peer, wherever it is. Cancellation leaves nothing behind.
 
         Args:
@@ -297,8 +324,8 @@ class HyperDHT(Queries):
 
     def listen(
         self,
-        *,
         key_pair: KeyPair | None = None,
+        *,
         firewall: FirewallHook | None = None,
         share_local_address: bool = True,
         reusable_socket: bool = False,
@@ -329,7 +356,7 @@ class HyperDHT(Queries):
 
     # --- for the parts of this package
 
-    async def connect_directly(self, public_key: bytes) -> SecretStream:
+    async def connect_directly(self, public_key: bytes) -> PeerStream:
         """Connect without the help of any blind relay: to one."""
         return await Dialing(self._links, self.key_pair, may_use_relay=False).run(public_key)
 
@@ -399,7 +426,7 @@ class HyperDHT(Queries):
         """For `Server`: it is closed."""
         self._servers.discard(server)
 
-    def take_link(self, link: Link, key_pair: KeyPair, take: Callable[[SecretStream], Awaitable[None]]) -> None:
+    def take_link(self, link: Link, key_pair: KeyPair, take: Callable[[PeerStream], Awaitable[None]]) -> None:
         """For `Server`: bind a stream to the way a peer came, and hand it over once the peer has spoken."""
         self._links.accept(link, key_pair, take)
 

@@ -64,6 +64,21 @@ class Queries:
         async for peer in results.iterate(running.cancel):
             yield peer
 
+    async def search(
+        self, topic: bytes, *, seeds: Sequence[Address] = (), on_peers: operations.OnPeers | None = None
+    ) -> tuple[Address, ...]:
+        """A lookup that tells what each node says as it says it. Returns the closest nodes, the `seeds` of the next one.
+
+        Raises:
+            RequestTimeout: Nobody answered.
+        """
+        outcome: QueryOutcome = await self._outcome_of(
+            lambda then: operations.lookup(self._rpc, topic, seeds=seeds, on_peers=on_peers, then=then, now=self._now())
+        )
+        if not outcome.successes:
+            raise RequestTimeout("no node of the DHT answered; is there a bootstrap node that does?")
+        return operations.closest_nodes(outcome)
+
     async def find_peer(self, public_key: bytes) -> AsyncIterator[PeerFound]:
         """The nodes that can pass on a handshake to a listening peer."""
         results: Results[PeerFound] = Results()
@@ -119,16 +134,29 @@ class Queries:
         return operations.closest_nodes(outcome)
 
     async def unannounce(
-        self, topic: bytes, *, key_pair: KeyPair | None = None, seeds: Sequence[Address] = ()
+        self,
+        topic: bytes,
+        *,
+        key_pair: KeyPair | None = None,
+        seeds: Sequence[Address] = (),
+        only_closest_nodes: bool = False,
+        on_peers: operations.OnPeers | None = None,
     ) -> tuple[Address, ...]:
-        """Withdraw what was announced. With `seeds`, which `announce` returned, only those are asked, once."""
+        """Withdraw what was announced.
+
+        Args:
+            seeds: What `announce` returned.
+            only_closest_nodes: Ask the seeds alone, and once: for leaving in a hurry.
+            on_peers: Gets the peers met on the way.
+        """
         outcome: QueryOutcome = await self._outcome_of(
             lambda then: operations.unannounce(
                 self._rpc,
                 topic,
                 key_pair or self.key_pair,
                 seeds=seeds,
-                only_closest_nodes=bool(seeds),
+                only_closest_nodes=only_closest_nodes,
+                on_peers=on_peers,
                 then=then,
                 now=self._now(),
             )

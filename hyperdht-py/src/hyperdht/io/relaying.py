@@ -13,8 +13,8 @@ from ..dht.blind_relay import RelayPair, RelayPairing
 from ..dht.blind_relay_messages import PROTOCOL, MessageType, Pair, decode_pair, encode_pair
 from ..dht.link import RelayWanted
 from ..errors import ConnectionClosed, DecodeError, LocalProtocolError, RequestTimeout
-from .connection import SecretStream
 from .mux import MuxChannel, Protomux
+from .peer_stream import PeerStream
 
 if TYPE_CHECKING:
     from .node import HyperDHT
@@ -119,7 +119,7 @@ class BlindRelay:
                 self._pairing.end(pair)
                 self._ended(pair, self._node.now())
 
-    async def _serve_peer(self, stream: SecretStream) -> None:
+    async def _serve_peer(self, stream: PeerStream) -> None:
         session, self._next_session = self._next_session, self._next_session + 1
         raw = cast("UdxByteStream", stream.raw_stream)
         async with Protomux(stream) as mux:

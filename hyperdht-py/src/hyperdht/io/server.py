@@ -14,7 +14,7 @@ from ..dht.payloads import NoisePayload
 from ..dht.server import HandshakeRequest
 from ..dht.server import Server as ServerMachine
 from ..dht.server_session import ServerOptions
-from .connection import SecretStream
+from .peer_stream import PeerStream
 from .pending import Pending
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Server:
         self._node = node
         self._firewall = firewall
         self._options = options
-        self._accepted: deque[SecretStream] = deque()
+        self._accepted: deque[PeerStream] = deque()
         self._news = anyio.Event()
         self._closed = False
         self._machine: ServerMachine | None = None
@@ -98,7 +98,7 @@ class Server:
             self._announcer.refresh(self._node.now())
             self._node.wake()
 
-    async def accept(self) -> SecretStream:
+    async def accept(self) -> PeerStream:
         """The next peer.
 
         Raises:
@@ -115,7 +115,7 @@ class Server:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> SecretStream:
+    async def __anext__(self) -> PeerStream:
         try:
             return await self.accept()
         except anyio.ClosedResourceError:
@@ -152,7 +152,7 @@ class Server:
     def _take_link(self, link: Link, now: float) -> None:
         self._node.take_link(link, self.key_pair, self._take_stream)
 
-    async def _take_stream(self, stream: SecretStream) -> None:
+    async def _take_stream(self, stream: PeerStream) -> None:
         if self._closed or len(self._accepted) >= BACKLOG:
             self.refused += not self._closed
             await anyio.aclose_forcefully(stream)

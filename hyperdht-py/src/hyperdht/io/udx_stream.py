@@ -16,6 +16,7 @@ from ..udx import (
     EndpointStream,
     Event,
     State,
+    StreamClosed,
     StreamMessageReceived,
 )
 from .direct import DirectByteStream
@@ -53,7 +54,23 @@ class UdxByteStream(DirectByteStream):
         self._sending = False
         self._send_ended = False
         self._closed = False
+        self._bytes_read = 0
+        self._closed_callbacks: list[Callable[[], object]] = []
+        self.bytes_sent = 0
+        """Handed to it so far."""
         stream.on_event(self._on_event)
+
+    @property
+    def bytes_received(self) -> int:
+        """Arrived in order so far, whether read or not."""
+        return self._bytes_read + self._machine.unread_bytes
+
+    def on_closed(self, callback: Callable[[], object]) -> None:
+        """Call `callback` once both directions are over, for whatever reason; at once if they are."""
+        if self._machine.close_reason is not None:
+            callback()
+        else:
+            self._closed_callbacks.append(callback)
 
     @property
     def stream(self) -> EndpointStream:
@@ -70,6 +87,10 @@ class UdxByteStream(DirectByteStream):
         if isinstance(event, StreamMessageReceived):
             self._messages.append(event.data)
         self._news.set()
+        if isinstance(event, StreamClosed):
+            callbacks, self._closed_callbacks = self._closed_callbacks, []
+            for callback in callbacks:
+                callback()
 
     async def _next_news(self) -> None:
         """Wait until something happened since the caller looked."""
@@ -101,7 +122,9 @@ class UdxByteStream(DirectByteStream):
                     data, self._rest = self._rest, memoryview(b"")
                     return data
                 if self._machine.unread_bytes:
-                    return memoryview(self._stream.read())
+                    data = memoryview(self._stream.read())
+                    self._bytes_read += len(data)
+                    return data
                 if self._machine.remote_ended:
                     raise anyio.EndOfStream
                 self._raise_if_over()
@@ -134,6 +157,7 @@ class UdxByteStream(DirectByteStream):
                     raise anyio.ClosedResourceError
                 if self._machine.writable:
                     self._stream.write(item)
+                    self.bytes_sent += len(item)
                     return
                 await self._next_news()
         finally:
