@@ -145,6 +145,16 @@ def test_answer_is_forgotten_ten_seconds_after_the_end() -> None:
     assert [client.answers[i].noise for i in (0, 2, 4)] == [client.answers[i].noise for i in (1, 3, 5)]
 
 
+def test_t19_answers_to_one_message_come_to_an_end() -> None:
+    lab = ConnectLab()
+    peer, _ = open_server(lab)
+    stranger, message = Stranger(lab), noise().message
+    for _ in range(200):
+        stranger.shake(peer.address, message)
+    lab.run(seconds=1)
+    assert len(stranger.answers) == 32
+
+
 def test_message_for_another_key_is_not_answered_and_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     lab = ConnectLab()
     peer, server = open_server(lab)

@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 
 WAIT_S = 10.0
 TOKEN_BYTES = 32
-MAX_COPIES = 8  # of one message while our hook thinks: three relays, and retransmissions through each
+# Three relays and four transmissions through each make 12 copies of a message. Answering without end would let anybody who
+# has seen one have us send its answer wherever they say it came from.
+MAX_COPIES = 32
 
 
 class Announced(Protocol):
@@ -117,7 +119,8 @@ class ServerSession:
         self._handshake = handshake
         self._on_over = on_over
         self._state = _State.WAITING
-        self._copies = [arrival.answer]
+        self._copies = [arrival.answer]  # to be answered once our hook has decided
+        self._copies_seen = 1
         self._answer: bytes | None = None
         self._keys: SessionKeys | None = None
         self._stream_id = 0
@@ -140,9 +143,12 @@ class ServerSession:
 
     def receive_copy(self, arrival: HandshakeArrival) -> None:
         """The same message came again, through another relay or because our answer was lost."""
+        self._copies_seen += 1
+        if self._copies_seen > MAX_COPIES:
+            return
         if self._answer is not None:
             arrival.answer(self._answer, self._answer_socket())
-        elif self._state is _State.WAITING and len(self._copies) < MAX_COPIES:
+        elif self._state is _State.WAITING:
             self._copies.append(arrival.answer)
 
     def accept(self, now: float) -> None:
