@@ -144,7 +144,7 @@ async def test_a_reader_that_stops_holds_the_writer_up() -> None:
 
         async with anyio.create_task_group() as task_group:
             task_group.start_soon(send_for_ever)
-            await reaches(lambda: sent > 4_000_000 and left.stream.machine.queued_bytes > 256 << 10)
+            await reaches(lambda: sent > 4_000_000 and left.stream.machine.queued_bytes > 512 << 10)
             stopped = sent
             await anyio.sleep(0.2)
             assert sent - stopped <= 131_072

@@ -446,7 +446,7 @@ def test_a_path_that_drops_large_packets_keeps_small_ones() -> None:
 def test_a_reader_that_stops_holds_the_writer_up_and_lets_it_go_on() -> None:
     left, right = stream_pair(window_bytes=100_000)
     right.reading = False
-    assert not left.write(pattern(400_000))
+    assert not left.write(pattern(800_000))
     now = 0.0
     for step in range(200):
         now = step * 0.01
@@ -464,14 +464,14 @@ def test_a_reader_that_stops_holds_the_writer_up_and_lets_it_go_on() -> None:
     left.receive(reopened, now=now)
     link = Link(left, right, seed=1, loss=0.0)
     link.now = now
-    link.run(lambda: len(link.received[2]) == 400_000 - unread)
-    assert got + bytes(link.received[2]) == pattern(400_000)
+    link.run(lambda: len(link.received[2]) == 800_000 - unread)
+    assert got + bytes(link.received[2]) == pattern(800_000)
 
 
 def test_the_writer_hears_when_there_is_room() -> None:
     left, right = stream_pair()
     assert left.write(bytes(1000))
-    assert not left.write(bytes(300_000))
+    assert not left.write(bytes(600_000))
     for step in range(100):
         left.handle_timer(now=step * 0.1)
         transfer(left, right, step * 0.1)

@@ -6,7 +6,7 @@ from typing import Any
 
 import anyio
 from anyio.abc import SocketAttribute
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from ..addresses import Address
 from ..buffers import BytesLike
@@ -31,7 +31,7 @@ MAX_WAITING_MESSAGES = 256
 class UdxByteStream(DirectByteStream):
     """Owns one connected stream of a transport. One task may send while another receives.
 
-    Sending waits while more than 256 KiB are queued; a task that does not receive closes the peer's window. Of the data
+    Sending waits while more than 512 KiB are queued; a task that does not receive closes the peer's window. Of the data
     nothing is lost by cancellation: bytes leave the queue only when a task is there, and are queued all at once.
     """
 
@@ -143,6 +143,7 @@ class UdxByteStream(DirectByteStream):
     # --- sending
 
     async def send(self, item: BytesLike) -> None:
+        """Queue all of `item`, or when cancelled before that, nothing."""
         await self.send_owned(item if isinstance(item, bytes) else bytes(item))
 
     async def send_owned(self, item: BytesLike) -> None:
@@ -150,7 +151,7 @@ class UdxByteStream(DirectByteStream):
             raise anyio.BusyResourceError("sending to")
         self._sending = True
         try:
-            await checkpoint()
+            await checkpoint_if_cancelled()  # others have their turn when the queue is full
             while True:
                 self._raise_if_over()
                 if self._send_ended:

@@ -50,6 +50,8 @@ class Sender:
         """The owner is to send a HEARTBEAT, to learn whether a closed window is open again."""
         self.has_more = False
         """The last `packets_to_send` stopped only because it had given much already."""
+        self.retransmitted = 0
+        """Packets sent again."""
         self.queued_bytes = 0
         self.ending = False
         self.end_sent = False
@@ -88,6 +90,18 @@ class Sender:
     def only_end_unacknowledged(self) -> bool:
         """Whether the peer lacks nothing but our END."""
         return self.sent.outstanding == 1 and bool(self.sent.runs[0].flags & END)
+
+    def statistics(self) -> dict[str, float | str]:
+        """See `UdxStream.statistics`."""
+        return {
+            "mtu": self._mtu.mtu,
+            "cwnd": self._bbr.cwnd,
+            "mode": self._bbr.mode.name,
+            "bandwidth_mb_s": self._bbr.bandwidth * self._bbr.payload_bytes / 1e6,
+            "min_rtt": self._bbr.min_rtt or 0.0,
+            "packets": self.sent.nxt - self._first,
+            "retransmitted": self.retransmitted,
+        }
 
     def write(self, data: BytesLike) -> None:
         """Queue bytes. The buffer must not change until it is acknowledged."""
@@ -302,6 +316,7 @@ class Sender:
     def _send_again(self, run: SentRun, envelope: Envelope, now: float) -> Batch:
         self._stamp(run, now)
         run.transmissions += 1
+        self.retransmitted += run.count
         self._pacer.spend(run.count * run.payload_bytes)
         if self._rto_at is None:
             self._rto_at = now + self.rtt.rto

@@ -64,7 +64,7 @@ RECEIVE_WINDOW_BYTES = 4 << 20  # what libudx advertises
 WINDOW_SLACK_BYTES = 64 << 10
 # libudx fills the window anew with what was SACKed, so a packet lost twice leaves two windows beyond the gap.
 HELD_WINDOWS = 2
-WRITE_QUEUE_BYTES = 256 << 10
+WRITE_QUEUE_BYTES = 512 << 10
 # libudx has no TIME_WAIT. If the last acknowledgement is lost the peer asks for 13 s, so somebody has to answer that long.
 LINGER_TIME = 14.0
 MIN_RUN_PACKETS = 2
@@ -178,6 +178,10 @@ class UdxStream:
     def rtt(self) -> float | None:
         """Smoothed round-trip time in seconds, once measured."""
         return self._sender.rtt.srtt
+
+    def statistics(self) -> dict[str, float | str]:
+        """Numbers for people: how the path looks from here, and what that cost."""
+        return self._sender.statistics()
 
     @property
     def max_message_bytes(self) -> int:
