@@ -1,6 +1,8 @@
 """The router's table, leg by leg: who gets what, with which number, and what is never sent."""
 
+import json
 from dataclasses import dataclass, field
+from functools import cache
 from random import Random
 
 import pytest
@@ -33,6 +35,9 @@ from hyperdht.rpc import (
 )
 from hyperdht.rpc.messages import REPLY_TYPE, Reply, Request, node_id
 from hyperdht.rpc.requests import Datagram
+
+from .dht_vectors import address_in
+from .vectors import VECTORS
 
 NODE = Address("11.0.0.1", 49737)
 CLIENT = Address("11.0.1.1", 4001)
@@ -494,3 +499,26 @@ def test_t18_limit_of_all_counts_only_what_happens() -> None:
 
 def replace_host(address: Address, host: str) -> Address:
     return address._replace(host=host)
+
+
+# As recorded
+
+
+@cache
+def recorded_legs() -> list[dict[str, str]]:
+    legs: list[dict[str, str]] = json.loads((VECTORS / "dht_relay_legs.json").read_text(encoding="utf-8"))["legs"]
+    return legs
+
+
+@pytest.mark.parametrize("leg", recorded_legs(), ids=lambda leg: f"{leg['trace']} {leg['sender']} to {leg['to']}")
+def test_relay_sends_the_same_bytes_as_the_official_one(leg: dict[str, str]) -> None:
+    address, sender, to = (address_in(leg[name]) for name in ("node", "sender", "to"))
+    received = bytes.fromhex(leg["received"])
+    node = Node()
+    node.rpc.table.move_to(node_id(address))
+    target = decode_request(received, sender=sender).target
+    assert target is not None
+    node.routes[target] = to  # used by those legs only that do not say where to go
+    node.rpc.receive(received, sender=sender, socket=SERVER_SOCKET, now=node.now)
+    datagram = next(iter(node.rpc.datagrams_to_send()))
+    assert (datagram.data.hex(), datagram.to) == (leg["sent"], to)
