@@ -19,6 +19,8 @@ from .simulation.population import Population
 from .simulation.realm import Line
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hyperdht.rpc.caller import Answer
 
 SECRET = bytes(range(32))
@@ -71,6 +73,7 @@ class Lab:
         self.punching_client: HolepunchClient | None = None
         self.messages: list[tuple[HolepunchMessage, RequestReceived]] = []
         """What relays brought to the server."""
+        self.deliver: Callable[[HolepunchMessage, RequestReceived, float], None] = _ignore
         router = Router(self.server.rpc, NoRoutes(), now=self.clock.now)
         router.register(TARGET, self)
         self.server.rpc.on_request = partial(_route, router)
@@ -80,8 +83,7 @@ class Lab:
 
     def receive_holepunch(self, message: HolepunchMessage, received: RequestReceived, now: float) -> None:
         self.messages.append((message, received))
-        assert self.punching_server is not None
-        self.punching_server.receive(message, received, now)
+        self.deliver(message, received, now)
 
     def start(
         self,
@@ -110,6 +112,7 @@ class Lab:
             now=self.clock.now,
             on_aborted=self.aborted.append,
         )
+        self.deliver = self.punching_server.receive
         self.stream_id = self.server.shell.streams.reserve(self._stream_packet)
         self.server.shell.on_probe = partial(_hand_over, self.punching_server)
         self.server.shell.wake()
@@ -196,6 +199,10 @@ class Lab:
         assert self.connected is None
         assert self.failed is None
         self.failed = failure
+
+
+def _ignore(message: HolepunchMessage, received: RequestReceived, now: float) -> None:
+    """Nobody punches yet."""
 
 
 def _route(router: Router, received: RequestReceived, now: float) -> None:

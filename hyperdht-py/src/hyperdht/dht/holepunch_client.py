@@ -34,7 +34,7 @@ class HolepunchFailure(Enum):
     """Why there is no hole. The values are the codes of the official package."""
 
     ABORTED = "HOLEPUNCH_ABORTED"
-    """Nothing came through, our hook said no, or too many random punches are running."""
+    """Nothing came through, our hook said no, or too many random punches are running here."""
     INVALID = "HOLEPUNCH_INVALID"
     """Answers came, but none that the server can have written."""
     PROBE_TIMEOUT = "HOLEPUNCH_PROBE_TIMEOUT"
@@ -245,7 +245,26 @@ class HolepunchClient:
             if not self._has_slot:
                 self._postpone(now)
                 return
-        self._ask_to_punch(now, punching=True, then=self._answered, without_answer=self._punch_failed)
+        if self._puncher.is_random and not self._delayed and not self._is_client_relay_the_servers():
+            self._introduce(now, then=self._punch_round)
+        else:
+            self._ask_to_punch(now, punching=True, then=self._answered, without_answer=self._punch_failed)
+
+    def _is_client_relay_the_servers(self) -> bool:
+        return any(relay.relay_address == self._client_relay for relay in self._relays)
+
+    def _introduce(self, now: float, then: Callable[[float], None]) -> None:
+        """With a random NAT each side wants proof of where the other one is, from a relay of its own choice. Where they have
+        none in common, this round through ours proves the server's place, and the next one, through the server's, ours.
+        """
+
+        def introduced(answer: AnsweredRound) -> None:
+            if not answer.payload.error:
+                self._take_in(answer)
+            then(answer.now)
+
+        self._ask_to_punch(now, punching=False, then=introduced, without_answer=lambda failure, now: then(now))
+        self._delayed = True
 
     def _postpone(self, now: float) -> None:
         """Too many random punches are running. With a blind relay there is time."""
@@ -254,15 +273,9 @@ class HolepunchClient:
         elif self._delayed:
             self._try_later(now)
         else:
-            self._ask_to_punch(
-                now,
-                punching=False,
-                then=lambda answer: self._try_later(answer.now),
-                without_answer=lambda failure, now: self._try_later(now),
-            )
+            self._introduce(now, then=self._try_later)
 
     def _try_later(self, now: float) -> None:
-        self._delayed = True
         self._wait(now + TRY_LATER_S * (1 + self._context.randomness.random()), self._punch_round)
 
     def _ask_to_punch(
@@ -298,6 +311,8 @@ class HolepunchClient:
     def _answered(self, answer: AnsweredRound) -> None:
         if answer.payload.error == PayloadError.TRY_LATER and self._has_relay:
             self._give_back_slot(answer.now, used=False)
+            self._take_in(answer)
+            self._delayed = True
             self._try_later(answer.now)
             return
         if answer.payload.error:

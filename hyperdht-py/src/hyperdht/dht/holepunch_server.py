@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..rpc.timers import Timer
 
 FIRST_ROUND_S = 10.0
-RETRY_S = 60.0  # who was told to try later comes back after 10 to 20 s, and may have to wait for others again
+RETRY_S = 60.0  # who is to try later comes back after 10 to 20 s, and may have to wait for others again
 MAX_WAITING = 8  # messages held until our NAT is classified: a client sends one at a time, each up to four times
 MAX_FAST_PROBES = 16  # the address comes from whoever says to be a relay, so it may be anybody's
 
@@ -135,6 +135,8 @@ class HolepunchServer:
             self._round = payload.round
             self._take_in(asked)
         self._puncher.expect(message.peer_address.host)
+        if self._has_relay and not self._puncher.punching:
+            self._wait_for_retry(now)
         self._waiting += 1
         self._puncher.analyze(now, partial(self._analyzed, asked), allow_reopen=not self._puncher.remote_punching)
 
@@ -173,9 +175,7 @@ class HolepunchServer:
         self._probe_at_once(asked)
         if puncher.remote_punching and not puncher.punching:
             error = self._start_punching(asked, now)
-            if error == PayloadError.TRY_LATER and self._has_relay:
-                self._wait_for_retry(now)
-            elif error:
+            if error and not (error == PayloadError.TRY_LATER and self._has_relay):
                 self._refuse(asked, error, now)
                 return
             self._answer(asked, error)
@@ -209,6 +209,7 @@ class HolepunchServer:
         return PayloadError.NONE
 
     def _wait_for_retry(self, now: float) -> None:
+        """While the connection runs through a blind relay the client may take its time."""
         self._timer.cancel()
         self._timer = self._context.rpc.timers.call_at(now + RETRY_S, self._abort)
 
