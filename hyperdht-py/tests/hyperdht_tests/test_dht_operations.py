@@ -349,7 +349,7 @@ def test_t17_a_node_cannot_fill_the_list_of_peers(network: DhtNetwork, client: P
 def test_t19_relays_nobody_can_be_at_are_left_out(network: DhtNetwork, client: Peer) -> None:
     node = network.add_node("93.184.216.1")
     relays = [Address(host, 2000) for host in ("127.0.0.1", "192.168.0.1", "224.0.0.1", "0.0.0.0", "93.184.216.2")]
-    record = encode_peer(PeerRecord(ALICE.public_key, (*relays, Address("93.184.216.3", 0))))
+    record = encode_peer(PeerRecord(ALICE.public_key, (*relays, Address("93.184.216.3", 53))))
     answer_with(node, Command.FIND_PEER, lambda received: record)
     found, done = Heard[PeerFound](network), Heard[QueryOutcome](network)
     find_peer(client.rpc, ALICE.public_key, seeds=[node.server], on_peer=found, then=done, now=network.now)

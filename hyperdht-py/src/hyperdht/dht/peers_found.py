@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from ..addresses import Address
 from ..errors import DecodeError
 from ..rpc import Reply
-from ..rpc.query import is_worth_asking
 from .constants import MAX_RELAY_ADDRESSES
 from .messages import PeerRecord, decode_lookup_reply
+from .reachable import may_send_to
 from .records import RECORDS_PER_REPLY
 
 
@@ -35,6 +35,6 @@ def peers_in(node: Address, reply: Reply) -> PeersFound | None:
 
 
 def credible_relays(peer: PeerRecord, node: Address) -> PeerRecord:
-    """Without relays that cannot be DHT nodes, such as private addresses told by a public node, and without surplus ones."""
-    credible = [address for address in peer.relay_addresses if is_worth_asking(address, recommender=node)]
+    """Without relays that `node` may not send us to, private addresses told by a public node for instance, and surplus ones."""
+    credible = [address for address in peer.relay_addresses if may_send_to(address, named_by=node)]
     return replace(peer, relay_addresses=tuple(credible[:MAX_RELAY_ADDRESSES]))

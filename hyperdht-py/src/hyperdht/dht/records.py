@@ -4,17 +4,20 @@ Source: record-cache 1.2.0, used by hyperdht 6.34.0 `lib/persistent.js`. A recor
 generation; reading renews nothing. The shares of subnets, the cap of a topic and the choice among subnets are ours.
 """
 
+from collections import Counter
+from collections.abc import Iterator
+
 from ..rpc.randomness import Randomness
 from .cache import CacheLimits, Entry, Generation, Rotation
 
 RECORDS_PER_REPLY = 20
 # A reply shows 20. This many are enough to show different ones each time, and bound what a lookup costs us.
-MAX_RECORDS_PER_TOPIC = 1024
+MAX_RECORDS_PER_TOPIC = 512
 
 RecordKey = tuple[bytes, bytes]
 """Topic and public key."""
-Subnets = dict[str, dict[bytes, None]]
-"""The public keys in one topic, by the subnet that announced them, in the order they came."""
+Members = dict[bytes, str]
+"""The public keys in one topic and the subnets that announced them, in the order they came."""
 
 
 class TopicRecords:
@@ -59,14 +62,12 @@ class TopicRecords:
         By chance alone, whoever announces a thousand keys from one machine would be all that anybody ever finds.
         """
         self._rotate_if_due(now)
-        generations = (self._fresh, self._stale)
-        subnets = list(self._fresh.topics.get(topic, {}) | self._stale.topics.get(topic, {}))
-        chosen = randomness.sample(subnets, min(RECORDS_PER_REPLY, len(subnets)))
-        piles = [
-            randomness.sample(pile, min(RECORDS_PER_REPLY, len(pile)))
-            for subnet in chosen
-            if (pile := [record for generation in generations for record in generation.of(topic, subnet)])
-        ]
+        by_subnet: dict[str, list[bytes]] = {}
+        for generation in (self._fresh, self._stale):
+            for subnet, record in generation.of(topic):
+                by_subnet.setdefault(subnet, []).append(record)
+        chosen = randomness.sample(list(by_subnet.values()), min(RECORDS_PER_REPLY, len(by_subnet)))
+        piles = [randomness.sample(pile, min(RECORDS_PER_REPLY, len(pile))) for pile in chosen]
         records: list[bytes] = []
         while piles and len(records) < RECORDS_PER_REPLY:
             records += [pile.pop() for pile in piles][: RECORDS_PER_REPLY - len(records)]
@@ -84,39 +85,34 @@ class TopicRecords:
 class _TopicGeneration:
     """One generation, with its topics as an index."""
 
-    __slots__ = ("_counts", "records", "topics")
+    __slots__ = ("records", "topics")
 
     def __init__(self) -> None:
         self.records: Generation[RecordKey, bytes] = Generation()
-        self.topics: dict[bytes, Subnets] = {}
-        self._counts: dict[bytes, int] = {}
+        self.topics: dict[bytes, Members] = {}
 
     def add(self, key: RecordKey, entry: Entry[bytes]) -> None:
         topic, public_key = key
         self.records.add(key, entry)
-        self.topics.setdefault(topic, {}).setdefault(entry.source, {})[public_key] = None
-        self._counts[topic] = self._counts.get(topic, 0) + 1
+        self.topics.setdefault(topic, {})[public_key] = entry.source
 
     def remove(self, key: RecordKey) -> None:
-        entry = self.records.remove(key)
-        if entry is None:
+        if self.records.remove(key) is None:
             return
         topic, public_key = key
-        subnets = self.topics[topic]
-        del subnets[entry.source][public_key]
-        if not subnets[entry.source]:
-            del subnets[entry.source]
-        self._counts[topic] -= 1
-        if not subnets:
-            del self.topics[topic], self._counts[topic]
+        members = self.topics[topic]
+        del members[public_key]
+        if not members:
+            del self.topics[topic]
 
     def trim(self, topic: bytes) -> None:
         """Make a topic that has grown beyond its cap give up the oldest record of the subnet that has most in it."""
-        if self._counts.get(topic, 0) > MAX_RECORDS_PER_TOPIC:
-            largest = max(self.topics[topic].values(), key=len)
-            self.remove((topic, next(iter(largest))))
+        members = self.topics.get(topic, {})
+        if len(members) > MAX_RECORDS_PER_TOPIC:
+            [(largest, _)] = Counter(members.values()).most_common(1)
+            self.remove((topic, next(key for key, subnet in members.items() if subnet == largest)))
 
-    def of(self, topic: bytes, subnet: str) -> list[bytes]:
-        """The records a subnet has in a topic."""
-        public_keys = self.topics.get(topic, {}).get(subnet, {})
-        return [self.records.entries[topic, public_key].value for public_key in public_keys]
+    def of(self, topic: bytes) -> Iterator[tuple[str, bytes]]:
+        """The records of a topic, each with its subnet."""
+        for public_key, subnet in self.topics.get(topic, {}).items():
+            yield subnet, self.records.entries[topic, public_key].value
