@@ -7,12 +7,17 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING, NamedTuple
 
 from hyperdht.addresses import Address
+from hyperdht.crypto import KeyPair
+from hyperdht.dht.operations import announce, lookup
+from hyperdht.dht.peers_found import PeersFound
+from hyperdht.dht.storage import Storage
 from hyperdht.rpc import Command, node_id
 from hyperdht.rpc.messages import Reply
 from hyperdht.rpc.node import RpcNode
 from hyperdht.rpc.routing_table import BUCKET_SIZE
 
-from .network import Network
+from .liars import Liar, Lie
+from .network import Host, Network
 from .node import SimulatedNode
 from .realm import Line
 
@@ -34,7 +39,9 @@ class Member:
     address: Address
     key: int
     """Its id as a number."""
+    storage: Storage
     alive: bool = True
+    liar: Liar | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +87,7 @@ class Population:
         self.clock = self.network.clock
         self.random = self.clock.random_for("population")
         self.members: list[Member] = []
+        self._liars: list[Address] = []
 
     @property
     def bootstrap(self) -> tuple[Address, ...]:
@@ -89,10 +97,9 @@ class Population:
     def living(self) -> list[Member]:
         return [member for member in self.members if member.alive]
 
-    def add(self, *, host: str | None = None) -> Member:
-        """One more node that is known to nobody yet."""
-        machine = self.network.host(address=host)
-        shell = SimulatedNode(machine)
+    def add(self, *, host: Host | None = None, port: int = 0) -> Member:
+        """One more node that is known to nobody yet, by default on a host of its own."""
+        shell = SimulatedNode(host or self.network.host(), server_port=port)
         is_bootstrap = len(self.members) < BOOTSTRAP_NODES
         rpc = RpcNode(
             randomness=self.clock.random_for(f"node {len(self.members)}"),
@@ -104,8 +111,19 @@ class Population:
             known_address=shell.address if is_bootstrap else None,
         )
         shell.machine = rpc
-        member = Member(shell, rpc, shell.address, int.from_bytes(node_id(shell.address), "big"))
+        storage = Storage(rpc, unix_ms=lambda: int(self.clock.now * 1000), now=self.clock.now)
+        rpc.on_request = storage.handle
+        member = Member(shell, rpc, shell.address, int.from_bytes(node_id(shell.address), "big"), storage)
         self.members.append(member)
+        return member
+
+    def add_liar(self, lie: Lie, *, host: Host | None = None, port: int = 0) -> Member:
+        """A node of an attacker that has joined, or is about to. All of them know each other."""
+        member = self.add(host=host, port=port)
+        self._liars.append(member.address)
+        random = self.clock.random_for(f"liar {member.address}")
+        member.liar = Liar(member.rpc, lambda: member.address, lie, self._liars, random)
+        member.shell.machine = member.liar
         return member
 
     def grow(self, count: int, *, per_second: float = 20.0) -> list[Member]:
@@ -128,9 +146,15 @@ class Population:
             raise AssertionError(f"{len(waiting)} nodes did not bootstrap")
         return added
 
-    def fill(self, count: int) -> None:
-        """Add nodes that know up to 20 random others for each length of prefix, and start them."""
-        members = [self.add() for _ in range(count)]
+    @property
+    def honest(self) -> list[Member]:
+        """Those of the living that are."""
+        return [member for member in self.members if member.alive and member.liar is None]
+
+    def fill(self, count: int, *, lies: Lie | None = None, liars: int = 0) -> None:
+        """Add nodes that know up to 20 random others for each length of prefix, and start them. Some may be an attacker's."""
+        members = [self.add() for _ in range(count - liars)]
+        members += [self.add_liar(lies) for _ in range(liars) if lies is not None]
         for member in members:
             member.rpc.table.move_to(node_id(member.address))
             member.rpc.endpoint.ephemeral = False
@@ -190,6 +214,27 @@ class Population:
             timeouts=outcomes[0].failures if outcomes else 0,
             finished=finished,
         )
+
+    def announce(self, member: Member, topic: bytes, key_pair: KeyPair) -> int:
+        """Announce, and wait until that is done. Returns how many nodes said that they took it."""
+        outcomes: list[QueryOutcome] = []
+        announce(member.rpc, topic, key_pair, now=self.clock.now, then=outcomes.append)
+        member.shell.wake()
+        self.clock.run_until(lambda: bool(outcomes), seconds=LOOKUP_LIMIT_S)
+        return len(outcomes[0].committed) if outcomes else 0
+
+    def find(self, member: Member, topic: bytes) -> set[bytes]:
+        """Look a topic up. Returns the public keys of the peers it was told."""
+        outcomes: list[QueryOutcome] = []
+        found: set[bytes] = set()
+
+        def heard(peers: PeersFound, _: float) -> None:
+            found.update(peer.public_key for peer in peers.peers)
+
+        lookup(member.rpc, topic, now=self.clock.now, on_peers=heard, then=outcomes.append)
+        member.shell.wake()
+        assert self.clock.run_until(lambda: bool(outcomes), seconds=LOOKUP_LIMIT_S), "a lookup takes for ever"
+        return found
 
     def lookups(
         self, count: int, *, by: Sequence[Member] | None = None, among: Sequence[Member] | None = None
