@@ -128,9 +128,14 @@ class Connect:
         if own_route is not None:
             return (own_route,)
         ourselves = self._rpc.nat_address() or next(iter(self._context.local_addresses()), None)
-        # They come from records of strangers, who must not make us send into our own network.
-        allowed = [a for a in given if ourselves is not None and may_send_to(a, named_by=ourselves)]
-        return allowed[:KEPT_RELAYS] or self._routes.relay_addresses(self._public_key)
+        if ourselves is None:
+            return ()
+        # They come from records of strangers, and from the peer, who must not make us send into our own network.
+        for named in (given, self._routes.relay_addresses(self._public_key)):
+            allowed = [address for address in named if may_send_to(address, named_by=ourselves)]
+            if allowed:
+                return allowed[:KEPT_RELAYS]
+        return ()
 
     def _own_payload(self) -> NoisePayload:
         remote = self._rpc.remote_address()
@@ -225,13 +230,13 @@ class Connect:
         """A packet for our stream came from somewhere new: the peer reached us before we reached it."""
         if self._reach is None:
             # Without the answer we cannot read what it sends, but shall know where it is.
-            if self._state is _State.SEARCHING and sender.port:
+            if self._state is _State.SEARCHING:
                 self._reached_from = (socket, sender)
             return False
         if self._reach.comes_from_relay(socket, sender):
             return self._relayed
-        if self.over or not sender.port:
-            return False
+        if self.over:
+            return True  # it goes by the path it has; a packet that takes another one is still the peer's
         self._open(socket, sender, self._reach.path_from(socket, sender), now)
         return True
 

@@ -7,13 +7,13 @@ from ..addresses import Address
 from .reachable import MIN_PORT
 
 
-def lan_addresses(named: Iterable[Address], own: Iterable[Address]) -> tuple[Address, ...]:
+def lan_addresses(named: Iterable[Address], own: Sequence[Address]) -> tuple[Address, ...]:
     """Those a peer behind the same public address may be reached at.
 
     It names them itself, so services and groups are left out, and this machine itself unless our node listens on nothing
     else.
     """
-    on_loopback = all(IPv4Address(address.host).is_loopback for address in own)
+    on_loopback = bool(own) and all(IPv4Address(address.host).is_loopback for address in own)
     return tuple(address for address in named if _is_unicast(address, on_loopback=on_loopback))
 
 

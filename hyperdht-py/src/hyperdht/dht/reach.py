@@ -101,10 +101,14 @@ class Reach:
 
     def start(self, now: float) -> None:
         """Begin. The order is the reference's: what needs no luck comes first."""
-        self._start_relay(now)
         relays = self._punching_relays()
-        if self._payload.firewall == Firewall.OPEN or not relays:
-            self._open_address_of_peer(now)
+        is_open = self._payload.firewall == Firewall.OPEN or not relays
+        if is_open and self._open_address_of_peer(now):
+            return
+        self._start_relay(now)
+        if is_open:
+            if not self._ways:
+                self._on_failed(HolepunchError("CANNOT_HOLEPUNCH"), now)
         elif self._rpc.remote_address() is not None:
             self._wait_for_peer(now)
         else:
@@ -141,12 +145,12 @@ class Reach:
         if not self._stopped:
             self._on_open(socket, address, path, now)
 
-    def _open_address_of_peer(self, now: float) -> None:
+    def _open_address_of_peer(self, now: float) -> bool:
         address = next(filter(is_public, self._payload.addresses4), self._answer.server_address)
-        if may_send_to(address, named_by=self._answer.asked):
-            self._open(self._rpc.endpoint.main_socket, address, Path.DIRECT, now)
-        elif not self._ways:
-            self._on_failed(HolepunchError("CANNOT_HOLEPUNCH"), now)
+        if not may_send_to(address, named_by=self._answer.asked):
+            return False
+        self._open(self._rpc.endpoint.main_socket, address, Path.DIRECT, now)
+        return True
 
     def _wait_for_peer(self, now: float) -> None:
         self._ways.add(Way.PEER)

@@ -263,8 +263,8 @@ class ServerSession:
         """A packet for the stream came from somewhere new: the client reached us."""
         if self._relay is not None and self._relay.comes_from_relay(socket, sender):
             return self._relay.relayed
-        if self._state is not _State.OPEN or not sender.port:
-            return False
+        if self.over:
+            return True  # it goes by the path it has; a packet that takes another one is still the peer's
         punched = self._punch is not None and socket > SERVER_SOCKET
         self._open(socket, sender, Path.PUNCHED if punched else path_of(sender, self.payload), now)
         return True
