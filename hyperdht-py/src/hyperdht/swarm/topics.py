@@ -30,6 +30,11 @@ class Topics:
     def get(self, topic: bytes) -> Discovery | None:
         return self._joined.get(topic)
 
+    @property
+    def quiet(self) -> bool:
+        """Whether no announce is being taken back."""
+        return not self._leaving and not any(discovery.unannouncing for discovery in self._joined.values())
+
     def join(
         self, topic: bytes, *, server: bool, client: bool, limit: int | None, suspended: bool, now: float
     ) -> Session:
