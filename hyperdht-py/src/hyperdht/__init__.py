@@ -14,7 +14,7 @@ from .errors import (
     RemoteProtocolError,
     RequestTimeout,
 )
-from .io import BlindRelay, HyperDHT, MuxChannel, Protomux, SecretStream, Server, testnet
+from .io import BlindRelay, HyperDHT, Hyperswarm, MuxChannel, Protomux, SecretStream, Server, stop_on_signals, testnet
 
 __all__ = [
     "BlindRelay",
@@ -23,6 +23,7 @@ __all__ = [
     "HandshakeError",
     "HyperDHT",
     "HyperDHTError",
+    "Hyperswarm",
     "KeyPair",
     "LocalProtocolError",
     "MuxChannel",
@@ -32,5 +33,6 @@ __all__ = [
     "RequestTimeout",
     "SecretStream",
     "Server",
+    "stop_on_signals",
     "testnet",
 ]
