@@ -61,13 +61,18 @@ class SimulatedNode:
     Set `machine`, call it, then `wake`. Hand `port`, `local_addresses` and `streams` to it as it needs them.
     """
 
-    def __init__(self, host: Host, *, server_port: int = 0) -> None:
+    def __init__(self, host: Host, *, server_port: int = 0, demultiplex: bool = True) -> None:
+        """
+        Args:
+            demultiplex: Give packets of streams to `streams`; otherwise the machine gets them too.
+        """
         self.host = host
         self.clock = host.clock
         self.machine: Machine | None = None
         self.streams = SimulatedStreams()
         self.on_probe: Callable[[int, Address, float], None] | None = None
         """Called as on_probe(socket, sender, now) in place of the machine's `receive`."""
+        self._demultiplex = demultiplex
         self._ports: dict[int, int] = {}
         self._next_socket = CLIENT_SOCKET
         self._armed_at = NEVER
@@ -139,7 +144,7 @@ class SimulatedNode:
             return
         if self.on_probe is not None and len(data) == PROBE_BYTES:
             self.on_probe(socket, sender, now)
-        elif is_stream_packet(data):
+        elif self._demultiplex and is_stream_packet(data):
             self.streams.receive(data, sender=sender, socket=socket, now=now)
         else:
             machine.receive(data, sender=sender, socket=socket, now=now)
