@@ -77,6 +77,26 @@ def test_the_five_longest_unseen_are_pinged() -> None:
     assert {(request.internal, request.value, request.id) for request in sent} == {(True, None, None)}
 
 
+@pytest.mark.parametrize(("ago", "pinged"), [(11, 2), (12, 5)])
+def test_how_long_ago_is_recent(ago: int, pinged: int) -> None:
+    talk = Conversation()
+    talk.bootstrap(*SMALL)
+    for node in talk.node.table.longest_unseen():
+        node.pinged = 64 - ago
+    assert len(pings(ticks_until_pings(talk))) == pinged
+
+
+def test_nobody_is_pinged_twice_in_a_tick() -> None:
+    talk = Conversation()
+    talk.bootstrap(*SMALL)
+    first, second, *_ = talk.node.table.longest_unseen()
+    first.pinged = second.pinged = 64
+    sent: list[Request] = []
+    while talk.node.endpoint.tick < 64:
+        sent = tick(talk)
+    assert pings(sent) == []
+
+
 def test_three_are_pinged_while_much_is_in_flight() -> None:
     talk = Conversation()
     old_table(talk)
@@ -187,6 +207,16 @@ def test_a_late_tick_is_no_sleep() -> None:
     before = talk.node.endpoint.tick
     talk.now += 3 * TICK_S
     talk.node.handle_timer(now=talk.now)
+    assert talk.node.endpoint.tick == before + 1
+
+
+def test_a_node_that_is_resumed_twice_ticks_once() -> None:
+    talk = Conversation()
+    talk.bootstrap(*LARGE)
+    talk.node.resume(talk.now)
+    talk.node.resume(talk.now)
+    before = talk.node.endpoint.tick
+    tick(talk)
     assert talk.node.endpoint.tick == before + 1
 
 

@@ -486,3 +486,32 @@ def test_a_suspended_endpoint_ends_its_requests_and_keeps_new_ones() -> None:
     node.resume(now=50.0)
     assert [datagram.to for datagram in node.datagrams_to_send()] == [THEIRS]
     assert node.next_timer() == 51.0
+
+
+def test_nothing_promised_before_the_sockets_closed_is_sent_from_the_new_ones() -> None:
+    node = endpoint()
+    answers(node, internal(Command.DELAYED_PING, (2000).to_bytes(4, "little")))
+    node.suspend()
+    node.resume(now=1.0)
+    assert run_until(node, 5.0) == []
+
+
+def test_checks_that_were_suspended_make_room_for_others() -> None:
+    node = endpoint()
+    suspects = [Address("10.0.0.9", port) for port in range(1, MAX_DOWN_CHECKS + 2)]
+    for suspect in suspects:
+        know(node, suspect)
+        answers(node, down_hint(suspect))
+    node.suspend()
+    node.resume(now=1.0)
+    node.start_tick(61)
+    assert [datagram.to for datagram in answers(node, down_hint(suspects[-1]), now=1.0)] == [THEIRS, suspects[-1]]
+
+
+def test_the_window_of_a_minute_ago_stops_nobody() -> None:
+    node = endpoint()
+    for port in range(1, MAX_PER_SLOT + 1):
+        node.request(Address("10.0.0.9", port), 0, timeout_s=100, now=0.0)
+    node.datagrams_to_send()
+    node.ping(THEIRS, now=60.0)
+    assert [datagram.to for datagram in node.datagrams_to_send()] == [THEIRS]

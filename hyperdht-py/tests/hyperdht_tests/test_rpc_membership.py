@@ -66,8 +66,29 @@ def test_the_first_answer_is_asked_whether_it_reaches_our_server_socket() -> Non
     assert ping.value == PORTS[SERVER_SOCKET].to_bytes(2, "little")
     talk.answer(second)
     talk.answer(third)
+    assert talk.sent() == []  # one is enough
     assert talk.called == ["bootstrapped"]  # nobody waits for the answer
     assert talk.node.firewalled
+    assert talk.node.table.accepts_probes
+
+
+def test_a_quick_test_without_an_answer_is_the_end_of_it() -> None:
+    talk = Conversation(bootstrap=NODES[:2])
+    talk.node.start(talk.now)
+    talk.answer(talk.sent()[0])
+    talk.at(talk.now + 5)
+    assert len(of(talk.sent(), Command.PING_NAT)) == 4
+    talk.at(talk.now + 5)
+    assert of(talk.sent(), Command.PING_NAT) == []
+    assert talk.called == ["bootstrapped"]
+
+
+def test_bootstrap_nodes_without_id_tell_us_our_address() -> None:
+    talk = Conversation(bootstrap=NODES[:2])
+    talk.node.start(talk.now)
+    for request in talk.sent():
+        talk.answer(request, with_id=False)
+    assert talk.node.nat.size == 2
 
 
 def test_a_node_that_is_reached_while_it_bootstraps_is_tested_and_open() -> None:
@@ -159,7 +180,7 @@ def test_how_many_have_to_get_through(nodes: int, pongs: int, passes: bool) -> N
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"socket": CLIENT_SOCKET},
+        {"socket": CLIENT_SOCKET, "port": PORTS[SERVER_SOCKET]},
         {"host": "10.0.0.77"},
         {"port": 5001},
         {"sender": Address("10.66.0.1", 6000)},
@@ -185,13 +206,48 @@ def test_a_node_whose_port_differs_from_peer_to_peer_is_not_even_tested() -> Non
     assert talk.node.nat_address() == Address(HOST, 0)
 
 
-def test_an_address_that_changes_during_the_test_is_not_believed() -> None:
+def change_address(talk: Conversation, host: str, port: int) -> None:
+    for _ in range(16):
+        talk.node.nat.add(Address(host, port))
+
+
+def test_another_host_than_the_client_socket_has_is_not_believed() -> None:
     talk = forced()
     pings = ask_for_test(talk)
-    for number in range(16):
-        talk.node.nat.add(Address("10.0.0.99", 4000 + number % 2))
+    change_address(talk, "10.0.0.99", PORTS[CLIENT_SOCKET])
     pong(talk, pings)
     assert (talk.node.firewalled, talk.node.ephemeral) == (True, True)
+
+
+def test_a_port_that_changes_during_the_test_is_a_reason_to_wait() -> None:
+    talk = forced()
+    pings = ask_for_test(talk)
+    change_address(talk, HOST, 4001)
+    pong(talk, pings)
+    assert (talk.node.firewalled, talk.node.ephemeral) == (False, True)
+    assert talk.node.nat_address() == SERVER
+
+
+def test_bootstrap_nodes_are_asked_too_while_few_others_are_known() -> None:
+    talk = forced(4)
+    talk.node.start(talk.now)
+    while not (pings := of(requests := talk.sent(), Command.PING_NAT)):
+        for request in requests:
+            talk.answer(request, with_id=request.to != NODES[0])  # this one is ephemeral
+    assert sorted(ping.to for ping in pings) == NODES[:4]
+
+
+@pytest.mark.parametrize(
+    ("firewalled", "host", "port", "known"),
+    [(False, HOST, 5000, True), (False, HOST, 5001, False), (False, HOST, 0, False), (True, HOST, 5000, False)],
+)
+def test_only_an_open_node_with_its_own_port_can_be_reached(
+    firewalled: bool, host: str, port: int, known: bool
+) -> None:
+    talk = Conversation(firewalled=firewalled)
+    assert talk.node.remote_address() is None
+    talk.node.nat.add(Address(host, port))
+    assert talk.node.remote_address() == (Address(host, port) if known else None)
 
 
 def test_who_was_told_to_be_persistent_tries_until_it_works() -> None:
@@ -290,10 +346,8 @@ def test_who_was_told_to_be_persistent_stays_so_after_sleep() -> None:
 def test_after_a_network_change_everything_is_found_out_again() -> None:
     talk = forced()
     pong(talk, ask_for_test(talk))
-    talk.at(talk.now + 6)
-    talk.sent()
+    talk.answer_queries()
     talk.called.clear()
-    talk.know(*NODES[:5])
     talk.node.handle_network_change(talk.now)
     assert talk.called == ["network_change"]
     assert (talk.node.ephemeral, talk.node.firewalled, talk.node.nat_address()) == (True, True, None)
@@ -323,3 +377,40 @@ def test_a_bootstrap_node_keeps_the_address_it_knows() -> None:
     talk.node.handle_network_change(talk.now)
     talk.at(talk.now)
     assert (talk.node.ephemeral, talk.node.remote_address()) == (False, SERVER)
+
+
+def test_a_network_change_ends_the_tests_of_the_old_one() -> None:
+    talk = forced()
+    old = ask_for_test(talk)
+    talk.node.handle_network_change(talk.now)
+    pong(talk, old)
+    assert (talk.node.firewalled, talk.node.ephemeral) == (True, True)
+    new = talk.answer_queries()
+    assert len(new) == 5
+    pong(talk, new)
+    assert not talk.node.ephemeral
+
+
+def test_what_a_quick_test_said_about_the_old_network_does_not_count_in_the_new_one() -> None:
+    talk = Conversation(bootstrap=NODES[:3])
+    talk.node.start(talk.now)
+    talk.answer(talk.sent()[0])
+    pong(talk, of(talk.sent(), Command.PING_NAT))
+    talk.node.handle_network_change(talk.now)
+    asked = talk.answer_queries()
+    assert len(asked) == 1  # the quick test of the new one
+    assert talk.node.bootstrapped
+
+
+def test_there_is_one_test_at_a_time() -> None:
+    talk = forced()
+    ask_for_test(talk)
+    talk.ticks(1)
+    talk.sent()
+    keep_alive(talk, FORCED_TICKS - 2)
+    talk.at(talk.now + 4)
+    talk.node.handle_network_change(talk.now)
+    tids = {ping.tid for ping in talk.answer_queries()}
+    talk.at(talk.now + 1.5)  # the tick of the next check
+    again = {ping.tid for ping in talk.answer_queries() if ping.command == Command.PING_NAT}
+    assert again == tids

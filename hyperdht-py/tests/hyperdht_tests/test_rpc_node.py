@@ -1,6 +1,8 @@
 """A node's requests and queries, and their callbacks."""
 
+from gc import collect
 from math import inf
+from weakref import ref
 
 import pytest
 
@@ -186,6 +188,13 @@ def test_down_hints_are_limited_per_tick() -> None:
         talk.at(talk.now + 0.125)
         hints += [request for request in talk.sent() if request.command == Command.DOWN_HINT]
     assert len({hint.tid for hint in hints}) == MAX_DOWN_HINTS_PER_TICK
+    talk.ticks(1)
+    talk.sent()
+    talk.node.query(TARGET, 3, seeds=NODES[:1], retries=0, now=talk.now)
+    (request,) = talk.sent()
+    talk.answer(request, closer=[Address("10.8.99.1", 9000)])
+    talk.at(talk.now + 1)
+    assert [request.command for request in talk.sent() if request.internal] == [Command.DOWN_HINT]
 
 
 def test_a_write_goes_to_all_best_replies_with_the_token_of_each() -> None:
@@ -235,9 +244,10 @@ def test_a_query_may_be_cancelled_by_its_own_reply() -> None:
     assert (outcomes, talk.sent(), running.over) == ([], [], True)
 
 
-def test_slow_stragglers_are_dropped_once_twenty_have_answered() -> None:
+@pytest.mark.parametrize("writes", [False, True])
+def test_slow_stragglers_are_dropped_once_twenty_have_answered(writes: bool) -> None:
     talk = Conversation(bootstrap=NODES[:21])
-    outcomes = outcome_of(talk)
+    outcomes = outcome_of(talk, write=(lambda best: Write(4, TARGET, b"")) if writes else None)
     silent: list[Address] = []
     for _ in range(5):
         for request in talk.sent():
@@ -247,8 +257,11 @@ def test_slow_stragglers_are_dropped_once_twenty_have_answered() -> None:
                 talk.answer(request)
     assert outcomes == []
     talk.at(talk.now + 1)
-    assert [outcome.successes for outcome in outcomes] == [20]
-    assert talk.node.endpoint.in_flight == 0
+    assert talk.node.endpoint.in_flight == (20 if writes else 0)
+    for request in talk.sent():
+        if request.command == 4:
+            talk.answer(request)
+    assert [(outcome.successes, len(outcome.committed)) for outcome in outcomes] == [(20, 20 if writes else 0)]
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -274,3 +287,14 @@ def test_who_does_not_answer_a_query_leaves_the_table_but_who_does_not_answer_a_
     talk.node.request(NODES[1], 0, now=talk.now)
     talk.at(talk.now + 10)
     assert [node.address for node in talk.node.table.longest_unseen()] == NODES[1:2]
+
+
+def test_a_query_that_is_over_is_forgotten() -> None:
+    talk = Conversation()
+    running = talk.node.query(TARGET, 3, seeds=NODES[:1], only_closest_nodes=True, now=talk.now)
+    talk.answer(talk.sent()[0])
+    assert running.over
+    trace = ref(running)
+    del running
+    collect()
+    assert trace() is None

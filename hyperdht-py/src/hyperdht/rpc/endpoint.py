@@ -188,7 +188,6 @@ class Endpoint:
     def resume(self, *, now: float) -> None:
         """The sockets are open again."""
         self._requests.paused = False
-        self._catch_up(now)
         self._requests.release(now)
 
     def cancel(self, handle: int) -> None:

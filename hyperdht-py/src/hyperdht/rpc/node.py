@@ -129,7 +129,7 @@ class RpcNode(Caller):
     def remote_address(self) -> Address | None:
         """Where anybody can reach us. None when nobody can, or while that is unknown."""
         address = self.nat_address()
-        if address is None or self.firewalled or not address.port or address.port != self._port(SERVER_SOCKET):
+        if address is None or self.firewalled or address.port != self._port(SERVER_SOCKET):
             return None
         return address
 

@@ -127,7 +127,6 @@ class Requests:
         abandoned = list(self._by_handle.values())
         for pending in abandoned:
             self._remove(pending)
-        self._queue.clear()
         self._outgoing.clear()
         return abandoned
 

@@ -80,8 +80,7 @@ class RunningQuery:
 
     def cancel(self) -> None:
         """Stop. No callback will be called."""
-        if not self.over:
-            self._close()
+        self._close()
 
     def abandon(self, now: float) -> None:
         """Stop, and tell the outcome as it is."""
