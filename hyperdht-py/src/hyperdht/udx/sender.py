@@ -214,7 +214,11 @@ class Sender:
         window = self._rack.rtt + self._rack.reordering_window(self.rtt, self.state, self.sent.sacked)
         lost = 0
         for run in self.sent.runs:
-            if run.lost or not self._rack.overtaken(run.sent_at, run.end - 1):
+            if not self._rack.overtaken(run.sent_at, run.end - 1):
+                if run.transmissions == 1:
+                    break  # everything behind it was sent later still
+                continue
+            if run.lost:
                 continue
             deadline = run.sent_at + window
             if now + CLOCK_SLACK >= deadline:

@@ -69,7 +69,7 @@ WRITE_QUEUE_BYTES = 512 << 10
 LINGER_TIME = 14.0
 MIN_RUN_PACKETS = 2
 # An owner that does not look for messages must not collect them; they may be lost anyway.
-MAX_WAITING_EVENTS = 256
+MAX_WAITING_EVENTS = 1024
 # More pieces than these waiting to be read are put together: each costs about 250 bytes, however little is in it.
 MAX_PIECES = 4096
 
