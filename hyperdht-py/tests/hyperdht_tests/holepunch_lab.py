@@ -98,6 +98,7 @@ class Lab:
         """Both sides have just finished their handshake, and the client starts."""
         nodes = [member.address for member in self.population.members[-4:]]
         relays = [RelayInfo(node, self.seen_by(self.server, node, socket=0)) for node in nodes[:3]]
+        self.own_relays = {relay.relay_address for relay in relays}
         client_relay = nodes[0] if same_relay else nodes[3]
         client_address = self.seen_by(self.client, client_relay, socket=0)
         self.punching_server = HolepunchServer(
@@ -105,7 +106,7 @@ class Lab:
             secret=SECRET,
             client_address=client_address,
             client_firewall=Firewall.UNKNOWN,
-            is_own_relay=lambda address: address in nodes[:3],
+            is_own_relay=lambda address: address in self.own_relays,
             limiter=self.server.limiter,
             has_relay=has_relay,
             hook=server_hook,

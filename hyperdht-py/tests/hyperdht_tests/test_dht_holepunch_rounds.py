@@ -303,6 +303,16 @@ def test_t19_a_hostile_client_cannot_have_the_server_punch_somewhere_else() -> N
     assert lab.server.extra_sockets == 0
 
 
+def test_t19_only_own_relays_prove_where_a_client_is() -> None:
+    """Any other node may be the client's friend, and say that it is somebody else."""
+    lab = Lab(NatKind.BLOCKED, NatKind.RANDOM)
+    lab.start()
+    assert lab.clock.run_until(lambda: bool(lab.messages), seconds=5)
+    lab.own_relays.clear()
+    lab.run()
+    assert_failed(lab, HolepunchFailure.REMOTE_ABORTED)
+
+
 def test_who_comes_after_the_end_is_told_so() -> None:
     lab = Lab(NatKind.CONSISTENT, NatKind.CONSISTENT)
     lab.start()

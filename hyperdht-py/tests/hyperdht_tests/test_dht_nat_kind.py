@@ -52,6 +52,9 @@ def test_a_node_counts_once() -> None:
     for _ in range(5):
         nat.add(HERE, by=node(1))
     assert (nat.firewall, nat.samples) == (Firewall.UNKNOWN, 1)
+    for i in (2, 3):
+        nat.add(Address(HERE.host, HERE.port + i), by=node(i))
+    assert (nat.firewall, nat.samples) == (Firewall.RANDOM, 3)
 
 
 def test_an_open_node_names_where_it_is_seen() -> None:
