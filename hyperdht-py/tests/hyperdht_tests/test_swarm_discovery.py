@@ -22,6 +22,8 @@ from hyperdht.swarm.discovery import (
     MAX_PEERS_PER_REFRESH,
     REFRESH_JITTER_S,
     REFRESH_S,
+    SECOND_LOOK_JITTER_S,
+    SECOND_LOOK_S,
 )
 
 from .swarm_machines import NODES, TOPIC, Driver, numbers, record
@@ -82,7 +84,7 @@ def test_an_announce_that_failed_clears_again() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_walked_again_after_ten_to_twelve_minutes(seed: int) -> None:
     driver = Driver(seed=seed)
-    join(driver, server=True, client=True)
+    join(driver, server=True)
     settle(driver, now=100.0)
     when = driver.swarm.next_timer()
     assert when is not None
@@ -91,6 +93,20 @@ def test_walked_again_after_ten_to_twelve_minutes(seed: int) -> None:
     assert not driver.refreshes()
     driver.swarm.handle_timer(now=when)
     assert settle(driver) is RefreshMode.ANNOUNCE
+
+
+def test_after_the_first_announce_it_looks_once_more_for_who_announced_at_the_same_time() -> None:
+    driver = Driver()
+    join(driver, server=True, client=True)
+    settle(driver, now=100.0)
+    when = driver.swarm.next_timer()
+    assert when is not None
+    assert SECOND_LOOK_S <= when - 100.0 <= SECOND_LOOK_S + SECOND_LOOK_JITTER_S
+    driver.swarm.handle_timer(now=when)
+    assert settle(driver, now=when) is RefreshMode.ANNOUNCE
+    again = driver.swarm.next_timer()
+    assert again is not None
+    assert again - when >= REFRESH_S
 
 
 def test_failed_walks_are_repeated_sooner() -> None:

@@ -24,6 +24,10 @@ from .events import RefreshUnwanted, RefreshWanted, SwarmEvent, UnannounceWanted
 
 REFRESH_S = 600.0  # a record lives 13 minutes at least
 REFRESH_JITTER_S = 120.0
+# Who announces at the same moment as we do is not seen by our walk, nor we by its: both would wait out REFRESH_S. So the first
+# announce is followed by another walk. The reference has nothing like it.
+SECOND_LOOK_S = 3.0
+SECOND_LOOK_JITTER_S = 3.0
 LATE_S = 30.0  # a timer as late as this means that the machine slept; then everybody wakes at once, so spread out
 FAILED_REFRESH_S = (
     20.0  # usually there is no network, whose return is reported; and a topic must not be lost for 10 minutes
@@ -180,11 +184,15 @@ class Discovery:
             return
         self._end_walk(succeeded=True)
         self.closest_nodes = tuple(closest_nodes)
+        looks_again = refresh.clear and self.client
         if refresh.mode is RefreshMode.ANNOUNCE:
             self._cleared = self.only_closest_nodes = True
         else:
             self._announced = False
-        self._walk_later(now, REFRESH_S, REFRESH_JITTER_S)
+        if looks_again:
+            self._walk_later(now, SECOND_LOOK_S, SECOND_LOOK_JITTER_S)
+        else:
+            self._walk_later(now, REFRESH_S, REFRESH_JITTER_S)
 
     def refresh_failed(self, refresh: Refresh, now: float) -> None:
         """A walk failed: no network, or nobody answered."""
