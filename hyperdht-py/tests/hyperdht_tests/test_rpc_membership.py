@@ -384,7 +384,7 @@ def test_a_network_change_ends_the_tests_of_the_old_one() -> None:
     old = ask_for_test(talk)
     talk.node.handle_network_change(talk.now)
     pong(talk, old)
-    assert (talk.node.firewalled, talk.node.ephemeral) == (True, True)
+    assert (talk.node.firewalled, talk.node.ephemeral, talk.node.bootstrapped) == (True, True, False)
     new = talk.answer_queries()
     assert len(new) == 5
     pong(talk, new)
@@ -400,17 +400,3 @@ def test_what_a_quick_test_said_about_the_old_network_does_not_count_in_the_new_
     asked = talk.answer_queries()
     assert len(asked) == 1  # the quick test of the new one
     assert talk.node.bootstrapped
-
-
-def test_there_is_one_test_at_a_time() -> None:
-    talk = forced()
-    ask_for_test(talk)
-    talk.ticks(1)
-    talk.sent()
-    keep_alive(talk, FORCED_TICKS - 2)
-    talk.at(talk.now + 4)
-    talk.node.handle_network_change(talk.now)
-    tids = {ping.tid for ping in talk.answer_queries()}
-    talk.at(talk.now + 1.5)  # the tick of the next check
-    again = {ping.tid for ping in talk.answer_queries() if ping.command == Command.PING_NAT}
-    assert again == tids

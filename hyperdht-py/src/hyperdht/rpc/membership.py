@@ -182,7 +182,7 @@ class Membership:
         if goal is Goal.PERSISTENT:
             self._ticks_until_check = MORE_STABLE_TICKS if self._wishes.ephemeral is None else FORCED_TICKS
             self._checked_host = nat.host
-        if nat.host is None or not nat.port or self._test is not None:
+        if nat.host is None or not nat.port:
             then(False, now)
             return
         address = Address(nat.host, nat.port)
