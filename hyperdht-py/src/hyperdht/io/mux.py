@@ -11,7 +11,6 @@ async with Protomux(stream) as mux:
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from types import TracebackType
 from typing import Self, cast
 
 import anyio.abc
@@ -166,13 +165,13 @@ class Protomux:
         self._task_group.start_soon(self._run)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
+    async def __aexit__(self, *_: object) -> None:
         assert self._task_group is not None
         self._task_group.cancel_scope.cancel()
         try:
-            return await self._task_group.__aexit__(kind, error, traceback)
+            await self._task_group.__aexit__(
+                None, None, None
+            )  # not told of the block's own error, it wraps it in no group
         finally:
             await self._stream.aclose()
 

@@ -11,7 +11,6 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from types import TracebackType
 from typing import Any, Final, Self
 
 import anyio
@@ -26,7 +25,7 @@ from ..dht.node import DhtNode
 from ..dht.server import HandshakeRequest
 from ..dht.server import Server as ServerMachine
 from ..dht.server_session import ServerOptions
-from ..errors import LocalProtocolError
+from ..errors import LocalProtocolError, NodeSuspended
 from ..rpc import RpcNode
 from ..rpc.health import Health
 from ..udx import UdxEndpoint
@@ -108,8 +107,8 @@ class HyperDHT(Queries):
             self._transport.attach(self._machine)
             self._tasks = anyio.create_task_group()
             await self._tasks.__aenter__()
-        except BaseException as error:
-            await self._transport.__aexit__(type(error), error, error.__traceback__)
+        except BaseException:
+            await self._transport.__aexit__()
             raise
         self._links = Links(self, self._transport, self._machine, self._keep_alive)
         self._tasks.start_soon(self._keep_alive.run, self._tasks)
@@ -117,17 +116,14 @@ class HyperDHT(Queries):
         self._tasks.start_soon(self._watch_interfaces)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
+    async def __aexit__(self, *_: object) -> None:
         with anyio.CancelScope(shield=True):
             await self._close_servers()
         self._tasks.cancel_scope.cancel()
         try:
             await self._tasks.__aexit__(None, None, None)
         finally:
-            swallowed = await self._transport.__aexit__(kind, error, trace)
-        return swallowed
+            await self._transport.__aexit__()
 
     async def _close_servers(self) -> None:
         async with anyio.create_task_group() as closing:
@@ -244,6 +240,11 @@ class HyperDHT(Queries):
         return self._transport.port(SERVER_SOCKET)
 
     @property
+    def ports(self) -> tuple[int, ...]:
+        """The local ports of all sockets, those of hole punching included."""
+        return self._transport.ports()
+
+    @property
     def nat_address(self) -> Address | None:
         """Our address as others see it; port 0 when it differs from peer to peer. None while unknown."""
         return self._rpc.nat_address()
@@ -309,8 +310,9 @@ class HyperDHT(Queries):
             ConnectError: It was announced, but could not be reached; the cause says what was in the way.
             HandshakeError: `public_key` is not a key.
         """
-        if not self.bootstrapped:
-            await self.fully_bootstrapped()
+        if self._suspended:
+            raise NodeSuspended
+        await self.fully_bootstrapped()
         dialing = Dialing(self._links, key_pair or self.key_pair, may_use_relay=True)
         return await dialing.run(
             public_key,

@@ -36,3 +36,6 @@ async def testnet(size: int = 5, *, host: str = LOOPBACK) -> AsyncIterator[list[
             await node.fully_bootstrapped()
             addresses.append(f"{host}:{node.port}")
         yield addresses[:3]
+
+
+testnet.__test__ = False  # type: ignore[attr-defined]  # nor is it taken for a test by the programs that import it

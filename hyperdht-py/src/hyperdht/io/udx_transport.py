@@ -12,7 +12,6 @@ A turn is always the same: take in what one socket has, let the machines answer,
 
 import os
 from collections.abc import Callable, Iterable
-from types import TracebackType
 from typing import Protocol
 
 import anyio
@@ -96,12 +95,10 @@ class UdxTransport:
         self.endpoint.on_socket_unused = self._socket_unused
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
+    async def __aexit__(self, *_: object) -> None:
         self.shut_down()
         self._task_group.cancel_scope.cancel()
-        return await self._task_group.__aexit__(kind, error, trace)
+        await self._task_group.__aexit__(None, None, None)  # not told of the block's own error, it wraps it in no group
 
     def shut_down(self) -> None:
         """Give all streams up, tell their peers, and close the sockets. The end of the context does it too."""
@@ -160,6 +157,10 @@ class UdxTransport:
     def port(self, socket: int) -> int:
         """The local port."""
         return self._sockets[socket].address.port
+
+    def ports(self) -> tuple[int, ...]:
+        """The local ports of all open sockets."""
+        return tuple(sock.address.port for sock in self._sockets.values())
 
     def socket(self, number: int) -> UdpSocket:
         """For looking at its counters."""

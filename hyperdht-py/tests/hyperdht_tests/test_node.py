@@ -1,0 +1,318 @@
+"""HyperDHT on real sockets: peers find and reach each other, values are kept, and nothing is left behind."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+
+from hyperdht import (
+    BlindRelay,
+    HyperDHT,
+    KeyPair,
+    LocalProtocolError,
+    PeerNotFound,
+    RequestTimeout,
+    SecretStream,
+    testnet,
+)
+from hyperdht.addresses import Address
+from hyperdht.dht.payloads import NoisePayload
+from hyperdht.errors import ConnectError
+from hyperdht.io import server as server_module
+from hyperdht.io.udx_stream import UdxByteStream
+
+from .dht_nodes import LOOPBACK, connected, exchange, node, nodes
+
+pytestmark = pytest.mark.anyio
+
+
+def address_of(stream: SecretStream) -> Address:
+    raw = stream.raw_stream
+    assert isinstance(raw, UdxByteStream)
+    return raw.remote_address
+
+
+async def test_two_peers_talk() -> None:
+    async with nodes(2) as (left, right), left.listen() as server:
+        client, accepted = await connected(right, server)
+        assert client.is_initiator
+        assert not accepted.is_initiator
+        assert client.remote_public_key == server.public_key == left.key_pair.public_key
+        assert accepted.remote_public_key == right.key_pair.public_key
+        assert client.handshake_hash == accepted.handshake_hash
+        await exchange(client, accepted)
+
+
+@pytest.mark.parametrize("options", [{}, {"local_connection": False, "fast_open": False}, {"local_connection": False}])
+async def test_two_firewalled_peers_talk(options: dict[str, Any]) -> None:
+    async with nodes(2, firewalled=True) as (left, right), left.listen(share_local_address=not options) as server:
+        client, accepted = await connected(right, server, **options)
+        await exchange(client, accepted)
+
+
+async def test_peers_use_other_keys_than_their_node() -> None:
+    ours, theirs = KeyPair.generate(), KeyPair.generate()
+    async with nodes(2) as (left, right), left.listen(theirs) as server:
+        client, accepted = await connected(right, server, key_pair=ours)
+        assert client.remote_public_key == theirs.public_key
+        assert accepted.remote_public_key == ours.public_key
+
+
+async def test_a_node_connects_to_itself() -> None:
+    async with nodes(1) as (alone,), alone.listen() as server:
+        await exchange(*await connected(alone, server, key_pair=KeyPair.generate()))
+
+
+async def test_nobody_has_that_key() -> None:
+    async with nodes(1) as (alone,):
+        with pytest.raises(PeerNotFound, match="Nobody reachable"):
+            await alone.connect(KeyPair.generate().public_key)
+
+
+async def test_without_any_network_it_is_said_at_once() -> None:
+    async with node(()) as alone:
+        with pytest.raises(PeerNotFound):
+            await alone.connect(KeyPair.generate().public_key)
+        with pytest.raises(RequestTimeout, match="bootstrap"):
+            await alone.announce(bytes(32))
+        with pytest.raises(RequestTimeout, match="bootstrap"):
+            await alone.immutable_put(b"value")
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_the_firewall_hook_sees_a_proven_key_and_refuses_by_silence(is_async: bool) -> None:
+    seen: list[bytes] = []
+    friend = KeyPair.generate()
+
+    def refuses(public_key: bytes, payload: NoisePayload, address: Address) -> bool:
+        seen.append(public_key)
+        return public_key != friend.public_key
+
+    async def refuses_later(public_key: bytes, payload: NoisePayload, address: Address) -> bool:
+        await anyio.sleep(0.01)
+        return refuses(public_key, payload, address)
+
+    async with nodes(2) as (left, right), left.listen(firewall=refuses_later if is_async else refuses) as server:
+        await exchange(*await connected(right, server, key_pair=friend))
+        with anyio.move_on_after(0.3) as scope:
+            await right.connect(server.public_key)
+        assert scope.cancelled_caught
+        assert seen == [friend.public_key, right.key_pair.public_key]
+
+
+async def test_a_firewall_hook_that_fails_refuses_and_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    def fails(public_key: bytes, payload: NoisePayload, address: Address) -> bool:
+        raise RuntimeError("broken hook")
+
+    async with nodes(2) as (left, right), left.listen(firewall=fails) as server:
+        with anyio.move_on_after(0.3) as scope:
+            await right.connect(server.public_key)
+        assert scope.cancelled_caught
+    assert "broken hook" in caplog.text
+
+
+async def test_one_key_listens_once_per_node_and_again_after_closing() -> None:
+    async with nodes(2) as (left, right):
+        async with left.listen() as server:
+            with pytest.raises(LocalProtocolError, match="already"):
+                await left.listen().listen()
+            await exchange(*await connected(right, server))
+        async with left.listen() as server:
+            await exchange(*await connected(right, server))
+
+
+async def test_a_server_that_closed_is_not_found_and_its_connections_stay() -> None:
+    async with nodes(2) as (left, right):
+        async with left.listen() as server:
+            client, accepted = await connected(right, server)
+        await exchange(client, accepted)
+        with pytest.raises(ConnectError):
+            await right.connect(server.public_key)
+        with pytest.raises(anyio.ClosedResourceError):
+            await server.accept()
+
+
+async def test_peers_nobody_takes_are_dropped_beyond_the_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T18: who is slow to accept does not collect connections without end."""
+    monkeypatch.setattr(server_module, "BACKLOG", 2)
+    async with nodes(2) as (left, right), left.listen() as server:
+        streams = [await right.connect(server.public_key) for _ in range(3)]
+        with pytest.raises((anyio.BrokenResourceError, anyio.EndOfStream)):
+            await streams[2].receive()
+        assert server.refused == 1
+        for stream in streams[:2]:
+            await exchange(stream, await server.accept())
+
+
+async def test_leaving_the_node_resets_its_connections() -> None:
+    async with testnet(4) as bootstrap, node(bootstrap) as left, left.listen() as server:
+        async with node(bootstrap) as right:
+            client, accepted = await connected(right, server)
+            await exchange(client, accepted)
+        with pytest.raises((anyio.BrokenResourceError, anyio.EndOfStream)):
+            await accepted.receive()
+        with pytest.raises(anyio.ClosedResourceError):
+            await client.receive()
+
+
+async def test_a_cancelled_connect_leaves_no_stream_behind() -> None:
+    async with nodes(1) as (alone,):
+        before = len(alone.endpoint)
+        with anyio.move_on_after(0.001) as scope:
+            await alone.connect(KeyPair.generate().public_key)
+        assert scope.cancelled_caught
+        await anyio.sleep(0.05)
+        assert len(alone.endpoint) == before
+
+
+async def test_announce_and_lookup() -> None:
+    topic = b"\x11" * 32
+    async with nodes(2) as (left, right):
+        closest = await left.announce(topic, relay_addresses=[Address(LOOPBACK, 4000)])
+        assert closest
+        peers = [peer async for peer in right.lookup(topic)]
+        assert [peer.public_key for peer in peers] == [left.key_pair.public_key]
+        assert peers[0].relay_addresses == (Address(LOOPBACK, 4000),)
+        await left.unannounce(topic, seeds=closest, only_closest_nodes=True)
+        assert [peer async for peer in right.lookup(topic)] == []
+
+
+async def test_a_listening_peer_is_found() -> None:
+    async with nodes(2) as (left, right), left.listen() as server:
+        found = {each.node async for each in right.find_peer(server.public_key)}
+        assert set(server.relay_addresses) & found
+
+
+async def test_values_are_kept_and_checked() -> None:
+    key_pair = KeyPair.generate()
+    async with nodes(2) as (writer, reader):
+        target = await writer.immutable_put(b"for ever")
+        assert await reader.immutable_get(target) == b"for ever"
+        assert await reader.immutable_get(bytes(32)) is None
+        assert await reader.mutable_get(key_pair.public_key) is None
+        await writer.mutable_put(key_pair, b"first", seq=1)
+        await writer.mutable_put(key_pair, b"second", seq=2)
+        older = await writer.mutable_put(key_pair, b"late", seq=1)
+        assert older.refused
+        assert not older.stored
+        newest = await reader.mutable_get(key_pair.public_key)
+        assert newest is not None
+        assert (newest.seq, newest.value) == (2, b"second")
+        with pytest.raises(ValueError, match="bytes"):
+            await writer.immutable_put(bytes(2000))
+
+
+async def test_ping() -> None:
+    async with testnet(1) as (first,), node([first]) as ours:
+        host, _, port = first.rpartition(":")
+        assert 0 <= await ours.ping(Address(host, int(port))) < 5
+
+
+async def test_suspend_and_resume() -> None:
+    async with nodes(2) as (left, right), left.listen() as server:
+        client, accepted = await connected(right, server)
+        await left.suspend()
+        await left.suspend()
+        with pytest.raises((anyio.BrokenResourceError, anyio.EndOfStream)):
+            await client.receive()
+        with pytest.raises(ConnectError):
+            await right.connect(server.public_key)
+        with pytest.raises(ConnectError, match="suspended"):
+            await left.connect(right.key_pair.public_key)
+        await left.resume()
+        await left.resume()
+        while True:
+            try:
+                await exchange(*await connected(right, server))
+                break
+            except ConnectError:
+                await anyio.sleep(0.05)
+        await accepted.aclose()
+
+
+async def test_a_change_of_the_network_is_told_and_announced_anew() -> None:
+    told = anyio.Event()
+    async with nodes(2) as (left, right), left.listen() as server:
+        undo = left.on_network_change(told.set)
+        client, accepted = await connected(right, server)
+        left.handle_network_change()
+        await told.wait()
+        undo()
+        await exchange(client, accepted)
+        await exchange(*await connected(right, server))
+
+
+CANNOT_PUNCH: dict[str, Any] = {"holepunch": lambda *_: False}
+
+
+@asynccontextmanager
+async def relay_between_two() -> AsyncIterator[tuple[BlindRelay, HyperDHT, HyperDHT]]:
+    """Two firewalled nodes and a relay anybody can reach."""
+    async with (
+        testnet(4) as bootstrap,
+        node(bootstrap, firewalled=False) as middle,
+        node(bootstrap, firewalled=True) as left,
+        node(bootstrap, firewalled=True) as right,
+        BlindRelay(middle) as relay,
+    ):
+        yield relay, left, right
+
+
+@pytest.mark.parametrize("side", ["client", "server", "both"])
+async def test_a_blind_relay_carries_what_it_cannot_read(side: str) -> None:
+    async with relay_between_two() as (relay, left, right):
+        of_server = relay.public_key if side != "client" else None
+        of_client = relay.public_key if side != "server" else None
+        async with left.listen(share_local_address=False, relay_through=of_server, **CANNOT_PUNCH) as server:
+            client, accepted = await connected(
+                right, server, local_connection=False, fast_open=False, relay_through=of_client, **CANNOT_PUNCH
+            )
+            await exchange(client, accepted)
+            assert relay.pairs == 1
+            await client.send(bytes(1 << 20))
+            assert len(await accepted.receive()) == 1 << 20
+            await client.aclose()
+            await accepted.aclose()
+
+
+async def test_a_relayed_connection_moves_to_a_direct_way() -> None:
+    async with relay_between_two() as (relay, left, right), left.listen(share_local_address=False) as server:
+        client, accepted = await connected(
+            right, server, local_connection=False, fast_open=False, relay_through=relay.public_key
+        )
+        while not (address_of(client).port in ports_of(left) and address_of(accepted).port in ports_of(right)):
+            await exchange(client, accepted)
+        await exchange(client, accepted)
+
+
+def ports_of(owner: HyperDHT) -> set[int]:
+    return set(owner.ports)
+
+
+async def test_a_relay_that_closes_ends_what_it_carries() -> None:
+    async with (
+        testnet(4) as bootstrap,
+        node(bootstrap, firewalled=True) as left,
+        node(bootstrap, firewalled=True) as right,
+    ):
+        async with left.listen(share_local_address=False, **CANNOT_PUNCH) as server:
+            async with node(bootstrap, firewalled=False) as middle, BlindRelay(middle) as relay:
+                client, accepted = await connected(
+                    right,
+                    server,
+                    local_connection=False,
+                    fast_open=False,
+                    relay_through=relay.public_key,
+                    **CANNOT_PUNCH,
+                )
+                await exchange(client, accepted)
+            with pytest.raises((anyio.BrokenResourceError, anyio.ClosedResourceError)):
+                await client.receive()
+
+
+async def test_a_port_that_is_taken_is_replaced() -> None:
+    async with node(()) as first, HyperDHT(bootstrap=(), host=LOOPBACK, port=first.port) as second:
+        assert first.port < second.port <= first.port + 4 or second.port > 0
+        assert first.port != second.port
