@@ -20,7 +20,9 @@ from pathlib import Path
 
 from fuzz_decoders import decoder_targets
 from fuzz_nodes import TARGETS as NODE_TARGETS
-from fuzz_nodes import frame
+from fuzz_nodes import frame as node_frame
+from fuzz_peers import TARGETS as PEER_TARGETS
+from fuzz_peers import frame as peer_frame
 from fuzz_runner import Frame, Outcome, run_atheris, run_mutations
 
 from hyperdht.crypto import KeyPair
@@ -112,17 +114,20 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "protomux": fuzz_protomux,
     **decoder_targets(),
     **NODE_TARGETS,
+    **PEER_TARGETS,
 }
 
 
-def mutations(name: str, executions: int) -> Outcome:
-    """Try that many mutated vectors on one target."""
-    return run_mutations(TARGETS[name], executions, seed=1, frame=framing_of(name))
+def mutations(name: str, executions: int, *, with_vectors: bool = True) -> Outcome:
+    """Try that many inputs on one target: the vectors, unless they are left out, and mutations of them."""
+    return run_mutations(TARGETS[name], executions, seed=1, frame=framing_of(name), with_seeds=with_vectors)
 
 
 def framing_of(name: str) -> Frame | None:
     """How vectors become inputs of that target."""
-    return frame if name in NODE_TARGETS else None
+    if name in PEER_TARGETS:
+        return peer_frame
+    return node_frame if name in NODE_TARGETS else None
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from hyperdht.rpc.node import RpcNode
 from hyperdht.udx.endpoint import UdxEndpoint
 from hyperdht.udx.stream import RECEIVE_WINDOW_BYTES, State, UdxStream
 
-PEERS = tuple(Address(f"11.0.{i}.1", 1000 + i) for i in range(8))
+PEERS = tuple(Address(f"11.0.{i}.1", 2000 + i) for i in range(8))
 OWN_PORT = 49737
 MAX_STEPS = 64
 MAX_ANSWERS_PER_DATAGRAM = 4
@@ -40,11 +40,15 @@ def steps(data: bytes) -> Iterator[Step]:
         at += 3 + length
 
 
+def step(kind: int, datagram: bytes = b"") -> bytes:
+    """One step as `steps` reads it."""
+    datagram = datagram[:1499]
+    return bytes((kind,)) + len(datagram).to_bytes(2, "little") + datagram
+
+
 def frame(number: int, datagram: bytes) -> bytes:
     """The reverse of `steps` for one datagram, of a kind that differs from number to number; then some time passes."""
-    datagram = datagram[:1499]
-    later = bytes((192, 0, 0))
-    return bytes((number % 64,)) + len(datagram).to_bytes(2, "little") + datagram + later
+    return step(number % 64, datagram) + step(192)
 
 
 def fuzz_rpc_node(data: bytes) -> None:

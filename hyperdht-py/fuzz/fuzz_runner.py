@@ -138,10 +138,12 @@ def mutated(seed: bytes, other: bytes, random: Random) -> bytes:
     return bytes(data[:MAX_INPUT_BYTES])
 
 
-def run_mutations(target: Target, executions: int, *, seed: int, frame: Frame | None = None) -> Outcome:
-    """That many mutated vectors, the same ones for the same seed."""
+def run_mutations(
+    target: Target, executions: int, *, seed: int, frame: Frame | None = None, with_seeds: bool = True
+) -> Outcome:
+    """That many mutated vectors, the same ones for the same seed. First the vectors as they are, which may be more."""
     watch, random, seeds = Watch(target), Random(seed), corpus(frame)
-    for data in seeds:
+    for data in seeds if with_seeds else ():
         watch(data)
     while watch.executions < executions:
         watch(mutated(random.choice(seeds), random.choice(seeds), random))
