@@ -37,17 +37,18 @@ class Meter:
     """Wall time, CPU time and peak memory of this process from here on."""
 
     def __init__(self) -> None:
-        self._start, self._cpu = time.perf_counter(), time.process_time()
+        self._start, self._used = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
 
     def result(self, size: int, **more: Any) -> dict[str, Any]:
-        wall, cpu = time.perf_counter() - self._start, time.process_time() - self._cpu
-        rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+        wall, used = time.perf_counter() - self._start, resource.getrusage(resource.RUSAGE_SELF)
+        user, system = used.ru_utime - self._used.ru_utime, used.ru_stime - self._used.ru_stime
         return {
             "bytes": size,
             "wall": wall,
             "mb_s": size / 1e6 / wall,
-            "cpu_s_gb": cpu / (size / 1e9),
-            "rss_mb": rss,
+            "cpu_s_gb": (user + system) / (size / 1e9),
+            "user_s_gb": user / (size / 1e9),
+            "rss_mb": used.ru_maxrss * 1024 / 1e6,
             **more,
         }
 

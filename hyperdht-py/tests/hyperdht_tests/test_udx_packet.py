@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from hyperdht import DecodeError, LocalProtocolError
 from hyperdht.udx.packet import (
     DATA,
+    DESTROY,
     HEADER_BYTES,
+    HEARTBEAT,
     MAX_SACK_BLOCKS,
     SACK,
     SEQ_SPACE,
@@ -23,7 +25,7 @@ from hyperdht.udx.packet import (
     encode_sack_blocks,
     is_stream_packet,
     pack_run,
-    parse_run,
+    parse_runs,
     payloads_of_run,
     seq_delta,
     stream_id_of,
@@ -102,8 +104,8 @@ def test_any_bytes_decode_or_raise_decode_error(data: bytes) -> None:
 
 @given(st.binary(min_size=100, max_size=100), st.integers(1, 5))
 def test_any_bytes_are_a_run_or_not(data: bytes, count: int) -> None:
-    run = parse_run(data, 20, count, stream_id=7)
-    assert run is None or data.startswith(b"\xff\x01")
+    runs = parse_runs(data, 20, count, stream_id=7)
+    assert runs is None or data.startswith(b"\xff\x01")
 
 
 @given(u32, u32)
@@ -127,25 +129,45 @@ def test_a_run_is_the_same_bytes_as_single_packets(
         for i in range(count)
     ]  # fmt: skip
     assert run == b"".join(single)
-    parsed = parse_run(run, HEADER_BYTES + size, count, stream_id=stream_id)
+    parsed = parse_runs(run, HEADER_BYTES + size, count, stream_id=stream_id)
     if seq + count <= SEQ_SPACE:
-        assert parsed == RunHeader(DATA, seq, rwnd, ack)
+        assert parsed == [RunHeader(DATA, 0, count, seq, rwnd, ack)]
+    else:
+        assert parsed is not None
+        assert [(run.first_seq, run.packets) for run in parsed] == [
+            (seq, SEQ_SPACE - seq),
+            (0, seq + count - SEQ_SPACE),
+        ]
     assert b"".join(payloads_of_run(run, HEADER_BYTES + size, count)) == source[offset : offset + count * size]
 
 
 def acks(*numbers: int, seq: int = 9) -> bytes:
-    return b"".join(encode_ack((), stream_id=7, rwnd=100 + ack, seq=seq, ack=ack) for ack in numbers)
+    return b"".join(encode_ack((), stream_id=7, rwnd=(100 + ack) % SEQ_SPACE, seq=seq, ack=ack) for ack in numbers)
 
 
-def test_a_run_of_acknowledgements_is_its_last_one() -> None:
-    assert parse_run(acks(1, 2, 5), HEADER_BYTES, 3, stream_id=7) == RunHeader(STATE, 9, 105, 5)
+def test_of_many_acknowledgements_the_latest_counts() -> None:
+    assert parse_runs(acks(1, 2, 5), HEADER_BYTES, 3, stream_id=7) == [RunHeader(STATE, 2, 1, 9, 105, 5)]
+    assert parse_runs(acks(1, 5, 2), HEADER_BYTES, 3, stream_id=7) == [RunHeader(STATE, 1, 1, 9, 105, 5)]
+    both = acks(1) + acks(2, seq=10)
+    assert parse_runs(both, HEADER_BYTES, 2, stream_id=7) == [RunHeader(STATE, 1, 1, 10, 102, 2)]
+    sacks = b"".join(encode_ack([(5, end)], stream_id=7, rwnd=100, seq=9, ack=3) for end in (7, 8, 9))
+    assert parse_runs(sacks, HEADER_BYTES + 8, 3, stream_id=7) == [RunHeader(SACK, 2, 1, 9, 100, 3)]
+
+
+def test_a_buffer_with_a_gap_is_two_runs() -> None:
+    gap = b"".join(encode_packet(DATA, stream_id=7, rwnd=8, seq=seq, ack=4, payload=b"x") for seq in (1, 2, 4, 3))
+    runs = parse_runs(gap, HEADER_BYTES + 1, 4, stream_id=7)
+    assert runs == [RunHeader(DATA, 0, 2, 1, 8, 4), RunHeader(DATA, 2, 1, 4, 8, 4), RunHeader(DATA, 3, 1, 3, 8, 4)]
+    assert payloads_of_run(b"".join(bytes([n]) * 21 for n in range(4)), 21, 2, 1) == [b"\1", b"\2"]
 
 
 def test_what_is_no_plain_run_is_left_to_the_slow_path() -> None:
-    assert parse_run(acks(1, 5, 2), HEADER_BYTES, 3, stream_id=7) is None
-    assert parse_run(acks(1, 2, 3), HEADER_BYTES, 3, stream_id=8) is None
-    assert parse_run(acks(1) + acks(2, seq=10), HEADER_BYTES, 2, stream_id=7) is None
-    gap = b"".join(encode_packet(DATA, stream_id=7, rwnd=0, seq=seq, ack=0, payload=b"x") for seq in (1, 3))
-    assert parse_run(gap, HEADER_BYTES + 1, 2, stream_id=7) is None
+    assert parse_runs(acks(1, 2, 3), HEADER_BYTES, 3, stream_id=8) is None
+    assert parse_runs(acks(2**32 - 1, 0), HEADER_BYTES, 2, stream_id=7) is None
     padded = b"".join(encode_packet(DATA, stream_id=7, rwnd=0, seq=s, ack=0, payload=b"x", padding=1) for s in (1, 2))
-    assert parse_run(padded, HEADER_BYTES + 2, 2, stream_id=7) is None
+    assert parse_runs(padded, HEADER_BYTES + 2, 2, stream_id=7) is None
+    for flags in (HEARTBEAT, DESTROY):
+        other = acks(1) + encode_packet(flags, stream_id=7, rwnd=0, seq=1, ack=0)
+        assert parse_runs(other, HEADER_BYTES, 2, stream_id=7) is None
+    mixed = encode_packet(DATA, stream_id=7, rwnd=0, seq=1, ack=0) + acks(1)
+    assert parse_runs(mixed, HEADER_BYTES, 2, stream_id=7) is None

@@ -16,7 +16,7 @@ from typing import Self
 
 import anyio
 from anyio.abc import AsyncResource, ByteStream
-from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
+from anyio.lowlevel import checkpoint
 
 from ..buffers import BytesLike
 from ..crypto import KeyPair
@@ -213,10 +213,8 @@ class SecretStream(AsyncResource):
             self._last_sent = anyio.current_time()
 
     async def _let_others_run(self) -> None:
-        """With the lock in hand, so that who called first sends first."""
-        if self._sent_since_yield < YIELD_BYTES:
-            await checkpoint_if_cancelled()
-        else:
+        """With the lock in hand, so that who called first sends first. Taking it has looked for cancellation."""
+        if self._sent_since_yield >= YIELD_BYTES:
             self._sent_since_yield = 0
             await checkpoint()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import anyio
 from anyio.abc import SocketAttribute
-from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
+from anyio.lowlevel import checkpoint
 
 from ..addresses import Address
 from ..buffers import BytesLike
@@ -143,7 +143,7 @@ class UdxByteStream(DirectByteStream):
     # --- sending
 
     async def send(self, item: BytesLike) -> None:
-        """Queue all of `item`, or when cancelled before that, nothing."""
+        """Queue all of `item`, or when cancelled before that, nothing. Others have their turn when the queue is full."""
         await self.send_owned(item if isinstance(item, bytes) else bytes(item))
 
     async def send_owned(self, item: BytesLike) -> None:
@@ -151,7 +151,6 @@ class UdxByteStream(DirectByteStream):
             raise anyio.BusyResourceError("sending to")
         self._sending = True
         try:
-            await checkpoint_if_cancelled()  # others have their turn when the queue is full
             while True:
                 self._raise_if_over()
                 if self._send_ended:

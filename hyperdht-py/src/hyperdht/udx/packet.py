@@ -18,6 +18,7 @@ Source: libudx as bundled in udx-native 1.21.3; docs/protocol/udx.md.
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from struct import Struct
 from typing import NamedTuple, TypeAlias
 
@@ -36,7 +37,6 @@ _HALF = 1 << 31
 
 _HEADER = Struct("<BBBBIIII")
 _BLOCK = Struct("<II")
-_KIND = Struct("<BBBBI")
 
 SackBlock: TypeAlias = tuple[int, int]
 """`[start, end)` of packets held by the receiver."""
@@ -131,7 +131,7 @@ def pack_run(
 ) -> bytes:
     """`count` packets of `payload_bytes` each, cut from `source` at `offset` on, with consecutive numbers."""
     packer, cutter = _run_packer(count, payload_bytes)
-    kind = int.from_bytes(_KIND.pack(MAGIC, VERSION, flags, 0, stream_id), "little")
+    kind = _kind(flags, stream_id)
     first_seq %= SEQ_SPACE
     fields: list[int | bytes] = [kind, rwnd, 0, ack % SEQ_SPACE, b""] * count
     if first_seq + count <= SEQ_SPACE:
@@ -148,42 +148,64 @@ def _run_checker(count: int, segment_bytes: int) -> Struct:
 
 
 class RunHeader(NamedTuple):
-    """What the packets of a run have in common, and the latest of what they do not."""
+    """Packets of a buffer that can be treated as one."""
 
     flags: int
+    start: int
+    """Where in the buffer they begin, in packets."""
+    packets: int
     first_seq: int
     rwnd: int
     """Of the packet with the last ack."""
     ack: int
 
 
-def parse_run(data: BytesLike, segment_bytes: int, count: int, *, stream_id: int) -> RunHeader | None:
+def parse_runs(data: BytesLike, segment_bytes: int, count: int, *, stream_id: int) -> list[RunHeader] | None:
     """Check `count` headers at a stride of `segment_bytes` in one step.
 
     Returns:
-        The header of a run of plain DATA packets with consecutive seq, or of pure acknowledgements with one seq; None
-        when the packets are anything else and must be taken one by one.
+        The runs of consecutive seq in a buffer of plain DATA packets, one if nothing is missing; or for acknowledgements the
+        one that counts, because it says all that those before it said. None when the packets are anything else and must be
+        taken one by one.
     """
     fields = _run_checker(count, segment_bytes).unpack_from(data)
     kind: int = fields[0]
     flags = kind >> 16 & 0xFF
-    if kind != int.from_bytes(_KIND.pack(MAGIC, VERSION, flags, 0, stream_id), "little"):
-        return None
-    if fields[::4].count(kind) != count:
-        return None
-    first: int = fields[2]
-    if flags == DATA:
-        if fields[2::4] != tuple(range(first, first + count)):  # a wrap inside a run takes the slow path
-            return None
-    elif flags != STATE or segment_bytes != HEADER_BYTES or fields[2::4].count(first) != count:
+    if kind != _kind(flags, stream_id):
         return None
     acks: tuple[int, ...] = fields[3::4]
-    if max(acks) != acks[-1]:  # reordered, or wrapped
+    latest = max(acks)
+    if latest - min(acks) >= _HALF:  # the numbers wrap here
         return None
-    return RunHeader(flags, first, fields[-3], acks[-1])
+    if flags == DATA:
+        if fields[::4].count(kind) != count or acks[-1] != latest:
+            return None
+        return _consecutive(fields[2::4], count, fields[-3], latest)
+    if flags in (STATE, SACK) and set(fields[::4]) <= {_kind(STATE, stream_id), _kind(SACK, stream_id)}:
+        index = count - 1 - acks[::-1].index(latest)
+        at = 4 * index
+        return [RunHeader(fields[at] >> 16 & 0xFF, index, 1, fields[at + 2], fields[at + 1], latest)]
+    return None
 
 
-def payloads_of_run(data: BytesLike, segment_bytes: int, count: int) -> list[memoryview]:
-    """Views of the payloads of a run without padding."""
+def _kind(flags: int, stream_id: int) -> int:
+    """The first eight bytes of a packet without data offset, as one number."""
+    return MAGIC | VERSION << 8 | flags << 16 | stream_id << 32
+
+
+def _consecutive(seqs: tuple[int, ...], count: int, rwnd: int, ack: int) -> list[RunHeader]:
+    first = seqs[0]
+    if seqs == tuple(range(first, first + count)):
+        return [RunHeader(DATA, 0, count, first, rwnd, ack)]
+    starts = [0, *(at for at in range(1, count) if seqs[at] != seqs[at - 1] + 1), count]  # a wrap cuts too
+    return [RunHeader(DATA, start, end - start, seqs[start], rwnd, ack) for start, end in pairwise(starts)]
+
+
+def payloads_of_run(data: BytesLike, segment_bytes: int, count: int, index: int = 0) -> list[memoryview]:
+    """Views of the payloads of `count` packets without padding, from that at `index` on."""
     view = memoryview(data)
-    return [view[at + HEADER_BYTES : at + segment_bytes] for at in range(0, count * segment_bytes, segment_bytes)]
+    start = index * segment_bytes
+    return [
+        view[at + HEADER_BYTES : at + segment_bytes]
+        for at in range(start, start + count * segment_bytes, segment_bytes)
+    ]

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..buffers import BytesLike
@@ -63,6 +63,7 @@ class Sender:
         self._head_offset = 0
         self._first = first
         self._first_ack = True
+        self._known_sacks: set[tuple[int, int]] = set()
         self._delivered = 0
         self._delivered_at = 0.0
         self._first_sent_at = 0.0
@@ -142,12 +143,15 @@ class Sender:
 
     # --- what arrives
 
-    def acknowledged(self, ack: int, sacks: Iterable[tuple[int, int]], now: float) -> None:
+    def acknowledged(self, ack: int, sacks: Sequence[tuple[int, int]], now: float) -> None:
         """The peer has everything below `ack` and what `sacks` name; the owner checked that we sent as much."""
         sent = self.sent
         prior_in_flight = sent.in_flight
         runs = sent.acknowledge(ack) if ack > sent.una else []
+        known, self._known_sacks = self._known_sacks, set(sacks)
         for start, end in sacks:
+            if (start, end) in known:
+                continue  # a peer repeats all it holds with every packet
             if sent.una <= start < end <= sent.nxt:  # a bad block is skipped alone
                 runs += sent.sack(start, end)
         if not runs:

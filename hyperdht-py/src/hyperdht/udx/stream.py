@@ -52,7 +52,7 @@ from .packet import (
     decode_packet,
     encode_ack,
     encode_packet,
-    parse_run,
+    parse_runs,
     payloads_of_run,
     seq_delta,
 )
@@ -293,30 +293,38 @@ class UdxStream:
         """
         if self.state is State.CLOSED:
             return
+        pieces, unread = len(self._unread), self._unread_bytes
         size = segment_bytes or len(data)
         count = len(data) // size if size else 0
         start = 0
         if self.state is State.OPEN and count >= MIN_RUN_PACKETS and size >= HEADER_BYTES:
-            start = self._receive_run(data, size, count, now)
+            start = self._receive_runs(data, size, count, now)
         if start < len(data):
             view = memoryview(data)
             for at in range(start, len(data), size):
                 self._receive_datagram(view[at : at + size], now)
+        if self._unread_bytes - unread < len(data) // 2 and pieces < len(self._unread):
+            self._unread[pieces:] = [
+                b"".join(self._unread[pieces:])
+            ]  # lest a little payload keeps a large buffer alive
         self._check_end(now)
         self._rest_heartbeat(now)
 
-    def _receive_run(self, data: BytesLike, size: int, count: int, now: float) -> int:
-        """Take `count` packets in one step if they are alike; returns how many bytes were taken."""
-        run = parse_run(data, size, count, stream_id=self.local_id)
-        if run is None:
+    def _receive_runs(self, data: BytesLike, size: int, count: int, now: float) -> int:
+        """Take `count` packets in a few steps if they are alike; returns how many bytes were taken."""
+        runs = parse_runs(data, size, count, stream_id=self.local_id)
+        if runs is None:
             return 0
-        expected = self._received.expected
-        first = expected + seq_delta(run.first_seq, expected % SEQ_SPACE)
-        if run.flags == DATA:
-            self._insert(first, payloads_of_run(data, size, count))
-            self._ack_due = True
-            first += count - 1
-        self._receive_ack(first, run.ack, run.rwnd, (), now)
+        last = runs[-1]
+        if last.flags != DATA:
+            self._receive_datagram(memoryview(data)[last.start * size : (last.start + 1) * size], now)
+            return count * size
+        for run in runs:
+            expected = self._received.expected
+            first = expected + seq_delta(run.first_seq, expected % SEQ_SPACE)
+            self._insert(first, payloads_of_run(data, size, run.packets, run.start))
+        self._ack_due = True
+        self._receive_ack(first + last.packets - 1, last.ack, last.rwnd, (), now)
         return count * size
 
     def _receive_datagram(self, datagram: memoryview, now: float) -> None:
@@ -375,10 +383,14 @@ class UdxStream:
         if ack >= sent.una and (seq > self._window_seq or (seq == self._window_seq and ack >= self._window_ack)):
             self._window_seq, self._window_ack = seq, ack
             self._sender.rwnd = rwnd
-        blocks = [
-            (sent.una + seq_delta(start, sent.una % SEQ_SPACE), sent.una + seq_delta(end, sent.una % SEQ_SPACE))
-            for start, end in sacks
-        ]
+        blocks = (
+            []
+            if not sacks
+            else [
+                (sent.una + seq_delta(start, sent.una % SEQ_SPACE), sent.una + seq_delta(end, sent.una % SEQ_SPACE))
+                for start, end in sacks
+            ]
+        )
         self._sender.acknowledged(ack, blocks, now)
         self._check_change()
         if self._sender.finished and not self._local_ended:
