@@ -13,13 +13,14 @@ from typing import Any
 import hyperdht
 from hyperdht.addresses import Address
 from hyperdht.errors import DecodeError, LocalProtocolError
-from hyperdht.udx.packet import parse_run, payloads_of_run
+from hyperdht.udx.packet import DATA, HEADER_BYTES, decode_packet, parse_runs, payloads_of_run
 
 PREFIX = "decode_"
 PACKAGES = ("rpc", "udx", "dht", "swarm", "protomux", "secret_stream", "noise", "io")
 ARGUMENTS = {"sender": Address("11.0.0.1", 49737)}
 """What decoders want besides the bytes, by parameter."""
 MAX_SEGMENTS = 64
+RUN = "udx.packet.run"
 
 Target = Callable[[bytes], None]
 
@@ -32,7 +33,7 @@ def decoder_targets() -> dict[str, Target]:
             if name.startswith(PREFIX) and function.__module__ == module.__name__:
                 short = f"{module.__name__.partition('.')[2]}.{name.removeprefix(PREFIX)}"
                 targets[short] = target_for(module, name)
-    return {**targets, "udx.packet.run": fuzz_run}
+    return {**targets, RUN: fuzz_run}
 
 
 def modules() -> list[ModuleType]:
@@ -73,16 +74,34 @@ def target_for(module: ModuleType, name: str) -> Target:
 
 
 def fuzz_run(data: bytes) -> None:
-    """A batch as the kernel coalesces it: the first byte is the size of its segments less the header's 20 bytes."""
+    """A batch as the kernel coalesces it: the first byte is the size of its segments less the header's 20 bytes.
+
+    Read in one step it says the same as read packet by packet.
+    """
     if not data:
         return
-    segment_bytes = 20 + data[0]
+    segment_bytes = HEADER_BYTES + data[0]
     count = min((len(data) - 1) // segment_bytes, MAX_SEGMENTS)
     if not count:
         return
     body = data[1 : 1 + count * segment_bytes]
-    stream_id = int.from_bytes(body[4:8], "little")
-    if parse_run(body, segment_bytes, count, stream_id=stream_id) is not None:
-        payloads = payloads_of_run(body, segment_bytes, count)
-        if len(payloads) != count or sum(map(len, payloads)) != len(body) - 20 * count:
-            raise AssertionError("payloads and packets do not add up")
+    runs = parse_runs(body, segment_bytes, count, stream_id=int.from_bytes(body[4:8], "little"))
+    for run in runs or ():
+        payloads = payloads_of_run(body, segment_bytes, run.packets, run.start)
+        for number, payload in enumerate(payloads):
+            at = (run.start + number) * segment_bytes
+            packet = decode_packet(body[at : at + segment_bytes])
+            if packet.flags != run.flags or packet.seq != run.first_seq + number:
+                raise AssertionError(f"packet {number} of {run} is {packet}")
+            if run.flags == DATA and packet.payload != payload:
+                raise AssertionError(f"payload {number} of {run} is not that of {packet}")
+    if runs and runs[0].flags == DATA and sum(run.packets for run in runs) != count:
+        raise AssertionError("packets were left out")
+
+
+def frame_run(number: int, datagram: bytes) -> bytes:
+    """Three packets in a row made of one, as `fuzz_run` reads them."""
+    packet = datagram[: HEADER_BYTES + 255].ljust(HEADER_BYTES, b"\0")
+    seq = int.from_bytes(packet[12:16], "little")
+    packets = (packet[:12] + (seq + i & 0xFFFFFFFF).to_bytes(4, "little") + packet[16:] for i in range(3))
+    return bytes((len(packet) - HEADER_BYTES,)) + b"".join(packets)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 Target = Callable[[bytes], object]
 Frame = Callable[[int, bytes], bytes]
@@ -150,13 +151,10 @@ def run_mutations(
     return watch.outcome()
 
 
-def run_atheris(target: Target, arguments: list[str], scratch: Path, frame: Frame | None = None) -> None:
+def run_atheris(atheris: Any, target: Target, arguments: list[str], scratch: Path, frame: Frame | None = None) -> None:
     """Fuzz until libFuzzer's arguments say stop. It prints its own figures, and ends the process."""
-    import atheris  # type: ignore[import-untyped,import-not-found,unused-ignore]  # not a dependency; see fuzz_machines.py
-
     for number, data in enumerate(corpus(frame)):
         (scratch / f"vector-{number}").write_bytes(data)
-    atheris.instrument_all()
     options = [f"-max_len={MAX_INPUT_BYTES}", "-rss_limit_mb=2048", "-timeout=10", "-print_final_stats=1"]
     atheris.Setup([sys.argv[0], *options, *arguments, str(scratch)], Watch(target))
     atheris.Fuzz()

@@ -19,34 +19,33 @@ OF_MACHINES = 100_000
 """Targets that are whole nodes, where one execution takes milliseconds."""
 
 
-def load() -> Any:
+def load(*names: str) -> list[Any]:
     """`fuzz/` is no package: its programs find each other in their own folder."""
     sys.path.append(str(FUZZ))
     try:
-        return importlib.import_module("fuzz_machines")
+        return [importlib.import_module(name) for name in names]
     finally:
         sys.path.remove(str(FUZZ))
 
 
-fuzz_machines = load()
-fuzz_runner = sys.modules["fuzz_runner"]
+fuzz_machines, fuzz_targets, fuzz_runner = load("fuzz_machines", "fuzz_targets", "fuzz_runner")
 
 
-@pytest.mark.parametrize("name", fuzz_machines.TARGETS)
+@pytest.mark.parametrize("name", fuzz_targets.TARGETS)
 @given(data=st.binary(max_size=400))
 def test_random_bytes(name: str, data: bytes) -> None:
-    fuzz_machines.TARGETS[name](data)
+    fuzz_targets.TARGETS[name](data)
 
 
-@pytest.mark.parametrize("name", fuzz_machines.TARGETS)
+@pytest.mark.parametrize("name", fuzz_targets.TARGETS)
 def test_mutated_vectors(name: str) -> None:
-    outcome = fuzz_machines.mutations(name, 300, with_vectors=False)
+    outcome = fuzz_targets.mutations(name, 300, with_vectors=False)
     assert outcome.executions == 300
 
 
 def test_every_decoder_is_a_target() -> None:
     assert {"rpc.messages.request", "udx.packet.packet", "dht.messages.announce", "dht.payloads.noise_payload"} < set(
-        fuzz_machines.TARGETS
+        fuzz_targets.TARGETS
     )
 
 
@@ -80,14 +79,15 @@ def test_replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fuzz_machines.main()
 
 
-def test_unknown_target(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["fuzz", "nothing"])
+@pytest.mark.parametrize("arguments", [[], ["nothing", "--mutations", "1"]])
+def test_unknown_target(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["fuzz", *arguments])
     with pytest.raises(SystemExit, match="usage"):
         fuzz_machines.main()
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("name", fuzz_machines.TARGETS)
+@pytest.mark.parametrize("name", fuzz_targets.TARGETS)
 def test_many_executions(name: str) -> None:
     """Following the coverage where atheris is installed, else mutated vectors."""
     has_atheris = importlib.util.find_spec("atheris") is not None
