@@ -17,9 +17,10 @@ from hyperdht.dht.payloads import (
     NoisePayload,
     RelayInfo,
     UdxInfo,
+    decode_handshake,
     encode_handshake,
 )
-from hyperdht.dht.router import HandshakeArrival
+from hyperdht.dht.router import HandshakeArrival, send_reply
 from hyperdht.dht.server import HandshakeRequest
 from hyperdht.dht.server_session import ServerOptions
 from hyperdht.errors import (
@@ -99,6 +100,7 @@ def test_peers_behind_consistent_nats_meet_through_a_relay_and_punch() -> None:
     assert not client.errors
     lab.run(seconds=15)
     assert len(client.links) == len(server.links) == 1
+    assert client.extra_sockets == server.extra_sockets == 0, "closed, as far as we are concerned; streams keep theirs"
 
 
 @pytest.mark.parametrize(
@@ -180,6 +182,48 @@ def test_without_local_connection_no_local_address_is_told_or_tried() -> None:
     assert client.links[0].path is Path.PUNCHED
 
 
+def test_peers_in_one_network_that_keeps_them_apart_altogether() -> None:
+    lab = ConnectLab()
+    site = lab.network.site(NatKind.CONSISTENT, isolated=True)
+    server, client = lab.add(site.host()), lab.add(site.host())
+    lab.listen(server)
+    lab.connect(client)
+    lab.run(until=lambda: client.errors)
+    assert isinstance(client.errors[0], HolepunchError)
+    lab.run(seconds=30)
+    assert not client.links
+    assert_nothing_left(client, server)
+
+
+def test_local_address_of_a_peer_is_only_tried_when_that_is_wanted() -> None:
+    lab = ConnectLab()
+    site = lab.network.site(NatKind.CONSISTENT, hairpin=True)
+    server, client = lab.add(site.host()), lab.add(site.host())
+    lab.listen(server)
+    sent = sent_by(client)
+    lab.connect(client, local_connection=False)
+    lab.run(until=lambda: joined(client, server))
+    assert client.links[0].path is Path.PUNCHED
+    assert server.address not in sent
+
+
+def test_server_that_answers_itself_is_not_looked_for_any_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not know that it can be reached, and offers to punch; we have its answer from there already."""
+    lab = ConnectLab()
+    server, client = lab.add(NatKind.FULLCONE), lab.add(NatKind.CONSISTENT)
+    lab.listen(server)
+    route = server.rpc.nat_address()
+    monkeypatch.setattr(client.node.storage, "route_to", lambda target, now: route)
+    sent = sent_by(client)
+    lab.connect(client, relay_addresses=[ELSEWHERE])
+    took = lab.run(until=lambda: client.links)
+    assert client.links[0].path is Path.DIRECT
+    assert client.links[0].address == route
+    assert took < 0.1
+    assert ELSEWHERE not in sent, "our own route is better"
+    assert client.extra_sockets == 0
+
+
 def test_lossy_lines_only_take_longer() -> None:
     lab = ConnectLab(seed=3, line=Line(latency_s=0.02, loss=0.1, duplication=0.1))
     server, client = lab.add(NatKind.CONSISTENT), lab.add(NatKind.CONSISTENT)
@@ -222,8 +266,11 @@ def test_stale_relays_do_not_keep_it_from_finding_the_peer() -> None:
     lab = ConnectLab()
     server, client = lab.add(NatKind.OPEN), lab.add(NatKind.CONSISTENT)
     lab.listen(server)
-    lab.connect(client, relay_addresses=[ELSEWHERE, *(Address(f"11.200.1.{n}", 4000) for n in range(5))])
+    stale = [Address(f"11.200.1.{n}", 4000) for n in range(20)]
+    sent = sent_by(client)
+    lab.connect(client, relay_addresses=stale)
     assert lab.run(until=lambda: joined(client, server)) < 2
+    assert len(sent & set(stale)) <= 6, "of a long list only the first are taken"
 
 
 def test_second_connection_takes_the_way_of_the_first() -> None:
@@ -250,7 +297,36 @@ def test_lost_way_of_an_earlier_connection_costs_a_second() -> None:
     again = lab.add(NatKind.OPEN)
     lab.listen(again)
     lab.connect(client, reusable_socket=True)
-    assert 1 < lab.run(until=lambda: joined(client, again)) < 6
+    assert 1 < lab.run(until=lambda: joined(client, again)) < 1.8
+    lab.connect(client, reusable_socket=True)
+    assert lab.run(until=lambda: len(client.links) == 3) < 0.1, "the new way is remembered in its place"
+
+
+def test_lost_way_does_not_fail_before_its_time_nor_twice() -> None:
+    lab = ConnectLab()
+    server, client = lab.add(NatKind.OPEN), lab.add(NatKind.CONSISTENT)
+    listening = lab.listen(server, options=ServerOptions(reusable_socket=True))
+    lab.connect(client, reusable_socket=True)
+    lab.run(until=lambda: joined(client, server))
+    stopped = lab.stop(server, listening)
+    lab.run(until=lambda: stopped)
+    server.shell.stop()
+    client.node.routes.remember_relays(SERVER_KEYS.public_key, [lab.nodes[0].address])  # which answers at once
+    lab.connect(client, reusable_socket=True)
+    took = lab.run(until=lambda: client.errors)
+    assert took == pytest.approx(REQUEST_TIMEOUT_S, abs=0.5), "the search was over long before"
+    lab.run(seconds=30)
+    assert len(client.errors) == 1
+
+
+def test_way_is_only_remembered_if_both_sides_want_that() -> None:
+    lab = ConnectLab()
+    server, client = lab.add(NatKind.OPEN), lab.add(NatKind.CONSISTENT)
+    lab.listen(server)
+    lab.connect(client, reusable_socket=True)
+    lab.run(until=lambda: joined(client, server))
+    assert client.node.routes.route(SERVER_KEYS.public_key) is None
+    assert server.node.routes.route(CLIENT_KEYS.public_key) is None
 
 
 # What can go wrong
@@ -476,6 +552,46 @@ def test_t19_open_peer_at_a_private_address_is_not_called() -> None:
     assert local not in sent
 
 
+def test_t19_relay_cannot_send_us_into_our_own_network() -> None:
+    """All relays say that the server, which says it is open, is at a private address."""
+    lab = ConnectLab()
+    client, hostile = lab.add(), Address("192.168.77.1", 5000)
+    scripted(lab, lambda arrival: NoisePayload(firewall=Firewall.OPEN, udx=UdxInfo(1)))
+    for relay in lab.nodes:
+        make_misplace(relay, hostile)
+    sent = sent_by(client)
+    lab.connect(client)
+    lab.run(until=lambda: client.errors)
+    assert client.errors[0].code == "CANNOT_HOLEPUNCH"
+    assert hostile not in sent
+
+
+def make_misplace(relay: Relay, address: Address) -> None:
+    """It tells clients that servers are at `address`."""
+
+    def receive(received: RequestReceived, now: float) -> None:
+        request = received.request
+        if request.command == Command.PEER_HANDSHAKE and request.value is not None:
+            message = decode_handshake(request.value)
+            if message.mode == Mode.FROM_SERVER and message.peer_address is not None:
+                value = encode_handshake(HandshakeMessage(Mode.REPLY, message.noise, address))
+                send_reply(relay.rpc, received, value, to=message.peer_address)
+                return
+        relay.receive_request(received, now)
+
+    relay.rpc.on_request = receive
+
+
+def test_open_peer_is_called_at_the_first_public_address_it_names() -> None:
+    lab = ConnectLab()
+    client = lab.add()
+    claims = (Address("192.168.77.1", 5000), ELSEWHERE, Address("11.200.0.10", 5000))
+    scripted(lab, lambda arrival: NoisePayload(firewall=Firewall.OPEN, addresses4=claims, udx=UdxInfo(1)))
+    lab.connect(client)
+    lab.run(until=lambda: client.links)
+    assert client.links[0].address == ELSEWHERE
+
+
 def sent_by(peer: Peer) -> set[Address]:
     """Fills with wherever the peer sends."""
     seen: set[Address] = set()
@@ -537,6 +653,31 @@ def test_relayed_stream_moves_to_the_hole() -> None:
     assert joined(client, server)
 
 
+def test_relay_that_opens_after_the_hole_is_of_no_use() -> None:
+    lab = ConnectLab()
+    server, client = lab.add(NatKind.CONSISTENT), lab.add(NatKind.CONSISTENT)
+    lab.listen(server, options=ServerOptions(on_relay=server.relay))
+    lab.connect(client, relay_through=RELAY_KEY, on_relay=client.relay)
+    lab.run(until=lambda: joined(client, server))
+    meet_at_relay(lab, server, client)
+    assert len(client.links) == len(server.links) == 1
+
+
+def test_cancelling_a_relayed_connection_ends_the_punching_and_leaves_the_stream() -> None:
+    lab = ConnectLab()
+    server, client = lab.add(NatKind.RANDOM), lab.add(NatKind.CONSISTENT)
+    lab.listen(server, options=ServerOptions(on_relay=server.relay))
+    attempt = lab.connect(client, relay_through=RELAY_KEY, on_relay=client.relay)
+    lab.run(until=lambda: client.relays and server.relays)
+    meet_at_relay(lab, server, client)
+    assert client.extra_sockets
+    attempt.cancel(lab.now)
+    assert client.extra_sockets == 0
+    assert client.streams.reserved == {client.links[0].stream_id}
+    lab.run(seconds=60)
+    assert len(client.links) == 1
+
+
 def test_choice_of_the_server_counts_when_both_name_a_relay() -> None:
     lab = ConnectLab()
     server, client = lab.add(), lab.add()
@@ -573,6 +714,7 @@ def test_packets_through_the_relay_are_not_taken_for_the_peer_itself() -> None:
     relay.shell.send_stream_packet(script.remote_stream_id, to=seen_by(lab, client, relay), socket=1)
     lab.run(seconds=0.1)
     assert not client.links
+    assert not client.shell.streams.taken
     there = seen_by(lab, client, other)
     other.shell.send_stream_packet(script.remote_stream_id, to=there, socket=1)
     lab.run(seconds=0.1)

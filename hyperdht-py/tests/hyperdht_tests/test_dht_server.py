@@ -23,7 +23,7 @@ from hyperdht.dht.payloads import (
     encode_handshake,
 )
 from hyperdht.dht.rate_limit import Rate
-from hyperdht.dht.server import HandshakeRequest, Server
+from hyperdht.dht.server import HandshakeRequest, OwnRecords, Server
 from hyperdht.dht.server_session import ServerOptions
 from hyperdht.rpc import decode_reply, decode_request, encode_request
 from hyperdht.rpc.messages import REPLY_TYPE, REQUEST_TYPE, Reply, Request
@@ -44,6 +44,7 @@ class Stranger:
         self.port = self.host.bind(self._receive)
         self.answers: list[HandshakeMessage] = []
         """Noise messages, whichever way they came."""
+        self.came_from: list[Address] = []
         self._tids = count(1)
         self._lab = lab
 
@@ -74,6 +75,7 @@ class Stranger:
             return
         if packet.value is not None:
             self.answers.append(decode_handshake(packet.value))
+            self.came_from.append(sender)
 
 
 def noise(payload: NoisePayload = PAYLOAD) -> ClientHandshake:
@@ -173,6 +175,8 @@ def test_message_for_another_key_is_not_answered_and_read_once(monkeypatch: pyte
     assert not stranger.answers
     assert len(read) == 1
     assert server.open_sessions == 0
+    lab.run(seconds=10)
+    assert server.remembered == 0
 
 
 @pytest.mark.parametrize(
@@ -222,6 +226,55 @@ def test_without_punching_a_firewalled_server_waits_without_a_socket() -> None:
     assert listening.open_sessions == 0
 
 
+def test_reachable_server_needs_no_socket_for_a_client_that_is_not() -> None:
+    lab = ConnectLab()
+    peer, server = open_server(lab)
+    Stranger(lab).relay(peer.address, noise().message, SOMEWHERE)
+    lab.run(seconds=0.1)
+    assert server.open_sessions == 1
+    assert peer.extra_sockets == 0
+    lab.run(seconds=15)
+    assert server.open_sessions == 0
+
+
+@pytest.mark.parametrize("in_lan", [False, True])
+def test_client_is_shown_the_punching_socket_unless_it_is_in_the_local_network(in_lan: bool) -> None:
+    lab = ConnectLab()
+    server = lab.add(NatKind.FULLCONE)
+    lab.listen(server)
+    seen = server.rpc.nat_address()
+    assert seen is not None
+    own_network = server.address.host.rpartition(".")[0]
+    local = Address(f"{own_network}.77" if in_lan else "10.77.0.1", 5000)
+    relay = Stranger(lab)
+    relay.relay(seen, noise(NoisePayload(addresses4=(local,), udx=UdxInfo(7))).message, Address(seen.host, 5000))
+    lab.run(seconds=1)
+    assert (relay.came_from == [seen]) is in_lan
+
+
+def test_keys_of_this_nodes_servers_are_found_at_this_node() -> None:
+    lab = ConnectLab()
+    peer = lab.add(NatKind.OPEN)
+    records = OwnKeys()
+    server = limited_server(lab, peer, HandshakeLimits(), records)
+    assert records.keys == {SERVER_KEYS.public_key}
+    server.stop(lab.now, lambda now: None)
+    assert not records.keys
+
+
+class OwnKeys:
+    """In place of the storage."""
+
+    def __init__(self) -> None:
+        self.keys: set[bytes] = set()
+
+    def add_own(self, public_key: bytes) -> None:
+        self.keys.add(public_key)
+
+    def remove_own(self, public_key: bytes) -> None:
+        self.keys.remove(public_key)
+
+
 # Floods
 
 
@@ -236,13 +289,13 @@ def test_t18_flood_of_one_host_leaves_room_for_others() -> None:
     lab = ConnectLab()
     server, client = lab.add(NatKind.CONSISTENT), lab.add(NatKind.CONSISTENT)
     listening = lab.listen(server)
-    relay = lab.node_at(listening.relay_addresses[0])
+    relays = listening.relay_addresses
     flooder = Stranger(lab)
     most_sockets = 0
 
     def send(number: int, message: bytes) -> None:
         nonlocal most_sockets
-        flooder.shake(relay.address, message)
+        flooder.shake(relays[number % len(relays)], message)
         most_sockets = max(most_sockets, server.extra_sockets)
 
     flood(lab, send, messages=600, seconds=1)
@@ -299,12 +352,36 @@ def test_t18_what_is_remembered_is_bounded() -> None:
     assert server.remembered <= 50
 
 
-def limited_server(lab: ConnectLab, peer: Peer, limits: HandshakeLimits) -> Server:
+def test_t18_open_sessions_are_not_forgotten_to_make_room() -> None:
+    lab = ConnectLab()
+    peer = lab.add(NatKind.OPEN)
+    asked: list[HandshakeRequest] = []
+
+    def refuse_all_but_the_first(request: HandshakeRequest, now: float) -> None:
+        asked.append(request)
+        if len(asked) > 1:
+            request.reject(now)
+
+    limits = HandshakeLimits(max_remembered=20)
+    limited_server(lab, peer, limits, on_handshake=refuse_all_but_the_first)
+    stranger, first = Stranger(lab), noise().message
+    stranger.shake(peer.address, first)
+    flood(lab, lambda number, message: stranger.shake(peer.address, message), messages=60, seconds=2)
+    asked[0].accept(lab.now)
+    stranger.shake(peer.address, first)
+    lab.run(seconds=1)
+    assert len(asked) == 61
+    assert len(stranger.answers) == 2
+
+
+def limited_server(
+    lab: ConnectLab, peer: Peer, limits: HandshakeLimits, records: OwnRecords | None = None, **options: Any
+) -> Server:
     node = peer.node
     server = Server(
         node.context,
         node.router,
-        node.storage,
+        records or node.storage,
         Announcer(node.context, SERVER_KEYS),
         SERVER_KEYS,
         routes=node.routes,
@@ -312,6 +389,7 @@ def limited_server(lab: ConnectLab, peer: Peer, limits: HandshakeLimits) -> Serv
         now=lab.now,
         on_link=peer.link,
         limits=limits,
+        **options,
     )
     announced: list[float] = []
     server.start(lab.now, announced.append)

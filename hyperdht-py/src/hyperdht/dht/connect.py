@@ -161,8 +161,13 @@ class Connect:
             socket=route.socket,
             now=now,
             then=self._handle_route_answer,
-            on_slow=self._start_search,  # the route may be gone; it keeps its chance
+            on_slow=self._handle_route_slow,
         )
+
+    def _handle_route_slow(self, now: float) -> None:
+        """The route may be gone. It keeps its chance, but others shall not wait for it."""
+        self._routes.forget_route(self._public_key)
+        self._start_search(now)
 
     def _handle_route_answer(self, answer: HandshakeAnswer | None, now: float) -> None:
         self._route_request = None

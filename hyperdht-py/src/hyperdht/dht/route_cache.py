@@ -39,14 +39,11 @@ class RouteCache:
 
     def remember_route(self, public_key: bytes, route: Route) -> None:
         """A connection runs over this path, and both sides allow others beside it."""
-        if self._routes.get(public_key) is None:
-            self._routes.set(public_key, route)
+        self._routes.set(public_key, route)
 
-    def forget_route(self, public_key: bytes, socket: int) -> None:
-        """A stream over that socket to the peer broke."""
-        route = self._routes.get(public_key)
-        if route is not None and route.socket == socket:
-            self._routes.delete(public_key)
+    def forget_route(self, public_key: bytes) -> None:
+        """The peer is not reached that way any more."""
+        self._routes.delete(public_key)
 
     def forget_socket(self, socket: int) -> None:
         """A socket was closed."""

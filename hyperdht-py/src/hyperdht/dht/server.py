@@ -128,8 +128,8 @@ class Server:
 
     @property
     def remembered(self) -> int:
-        """Messages whose copies will be recognised, also those that are over."""
-        return len(self._by_noise)
+        """What is kept of handshakes, also of those that are over."""
+        return max(len(self._by_noise), len(self._sessions))
 
     def start(self, now: float, then: Callable[[float], None] | None = None) -> None:
         """Listen. `then(now)` is called when the server can be found, or when that failed for now.
