@@ -9,6 +9,7 @@ from ..buffers import BytesLike
 from .congestion import MAX_BATCH_PACKETS, Bbr, Pacer, RateSample
 from .mtu import IPV4_OVERHEAD, IPV6_OVERHEAD, MtuSearch
 from .packet import DATA, END, HEADER_BYTES, encode_packet, pack_run
+from .reassembly import HELD_OVERHEAD_BYTES, HELD_WINDOWS
 from .recovery import Rack, RecoveryState, RttEstimator
 from .sent import SentRun, SentRuns
 
@@ -352,13 +353,15 @@ class Sender:
 
     def _send_new(self, batches: list[Batch], envelope: Envelope, now: float) -> None:
         window = max(1, self.rwnd // self._mtu.payload_bytes) if self.rwnd else 0
+        span = max(window, HELD_WINDOWS * self.rwnd // (self._mtu.payload_bytes + HELD_OVERHEAD_BYTES))
         sent_any = False
         while self._something_new:
             if len(batches) >= MAX_BATCHES:
                 self.has_more = True
                 break
-            # What the peer holds beyond a gap is not in flight, but fills its memory; libudx looks at the flight alone.
-            room = min(self._bbr.cwnd - self.sent.in_flight, window - (self.sent.nxt - self.sent.una))
+            # What the peer holds beyond a gap is not in flight, but fills its memory. libudx looks at the flight alone;
+            # one window for both would make a packet that is lost twice stop the stream.
+            room = min(min(self._bbr.cwnd, window) - self.sent.in_flight, span - (self.sent.nxt - self.sent.una))
             limit = self._budget(room, now)
             if not limit:
                 break

@@ -56,14 +56,12 @@ from .packet import (
     payloads_of_run,
     seq_delta,
 )
-from .reassembly import Reassembly
+from .reassembly import HELD_WINDOWS, Reassembly
 from .sender import CLOCK_SLACK, Batch, Envelope, Sender
 
 RECEIVE_WINDOW_BYTES = 4 << 20  # what libudx advertises
 # How much beyond the window is taken all the same: packets under way when the window closed, and tail loss probes.
 WINDOW_SLACK_BYTES = 64 << 10
-# libudx fills the window anew with what was SACKed, so a packet lost twice leaves two windows beyond the gap.
-HELD_WINDOWS = 2
 WRITE_QUEUE_BYTES = 512 << 10
 # libudx has no TIME_WAIT. If the last acknowledgement is lost the peer asks for 13 s, so somebody has to answer that long.
 LINGER_TIME = 14.0
