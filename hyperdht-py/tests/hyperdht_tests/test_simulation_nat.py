@@ -4,6 +4,8 @@ The reference: everything connects but random to random, and hosts of one box th
 end it takes about 0.1 s at 10 ms each way.
 """
 
+from collections.abc import Callable
+from random import Random
 from statistics import median
 
 import pytest
@@ -31,15 +33,25 @@ QUICK_S = 1.5
 
 
 class Meeting:
-    """A server and a client that joined a moment ago, and one attempt."""
+    """A server that has announced itself, then a client that joined a moment ago, and one attempt."""
 
-    def __init__(self, network: PeerNetwork, server: NatKind | Host, client: NatKind | Host) -> None:
+    def __init__(
+        self,
+        network: PeerNetwork,
+        server: NatKind | Host,
+        client: NatKind | Host,
+        *,
+        meanwhile: Callable[["Meeting"], None] = lambda meeting: None,
+    ) -> None:
+        """`meanwhile` happens between the announcing and the client's coming."""
         self.network = network
         self.server: SimulatedPeer = network.peer(server)
-        self.client: SimulatedPeer = network.peer(client)
         network.clock.run(3)
         self.serving = self.server.listen(SERVER)
         assert network.clock.run_until(lambda: self.serving.announced, seconds=20)
+        meanwhile(self)
+        self.client: SimulatedPeer = network.peer(client)
+        network.clock.run(3)
         self.attempt: Attempt = self.client.connect(SERVER.public_key, CLIENT)
         network.clock.run_until(lambda: self.is_over, seconds=LIMIT_S)
 
@@ -74,7 +86,7 @@ def test_each_kind_of_client_reaches_each_kind_of_server(server: NatKind) -> Non
             if NatKind.RANDOM not in (server, client):
                 assert meeting.attempt.seconds < QUICK_S, client
         network.clock.run(10)
-        in_use = int(meeting.connected)
+        in_use = int(meeting.connected)  # what the stream of a punched connection keeps
         assert meeting.client.sockets <= in_use, client
         assert meeting.server.sockets <= in_use, client
         meeting.leave()
@@ -138,6 +150,53 @@ def test_what_nodes_find_out_about_themselves() -> None:
         assert address.host == peer.shell.host.public_host
         assert (address.port == 0) is (kind is NatKind.RANDOM)
         assert peer.dht.rpc.firewalled is (kind not in REACHABLE), kind
+
+
+@pytest.mark.parametrize("kind", [NatKind.BLOCKED, NatKind.CONSISTENT, NatKind.DOUBLE, NatKind.RANDOM])
+def test_a_server_keeps_its_boxes_open_while_nobody_comes(kind: NatKind) -> None:
+    network = PeerNetwork(8)
+    assert Meeting(network, kind, NatKind.CONSISTENT, meanwhile=lambda _: network.clock.run(1200)).connected
+
+
+def test_a_server_whose_box_forgot_everything_is_soon_reachable_again() -> None:
+    def reboot(meeting: Meeting) -> None:
+        box = meeting.server.shell.host.box
+        assert box is not None
+        box.forget()
+        meeting.network.clock.run(30)
+
+    assert Meeting(PeerNetwork(9), NatKind.CONSISTENT, NatKind.CONSISTENT, meanwhile=reboot).connected
+
+
+def test_a_server_whose_relays_vanish_finds_others() -> None:
+    def vanish(meeting: Meeting) -> None:
+        relays = set(meeting.serving.announcer.relay_addresses)
+        gone = [node for node in meeting.network.backbone[1:] if node.shell.address in relays]
+        assert gone
+        for node in gone:
+            node.shell.stop()
+        meeting.network.clock.run(60)
+        assert not relays & set(meeting.serving.announcer.relay_addresses) - {meeting.network.backbone[0].shell.address}
+
+    assert Meeting(PeerNetwork(10), NatKind.CONSISTENT, NatKind.DOUBLE, meanwhile=vanish).connected
+
+
+@pytest.mark.parametrize("kind", [NatKind.OPEN, NatKind.CONSISTENT])
+def test_streams_carry_everything_over_bad_lines(kind: NatKind) -> None:
+    network = PeerNetwork(11)
+    bad = Line(loss=0.02, jitter_s=0.01, duplication=0.02, bytes_s=250_000)
+    meeting = Meeting(network, network.network.host(kind, line=bad), network.network.host(kind, line=bad))
+    assert meeting.connected
+    upload, download = Random(1).randbytes(200_000), Random(2).randbytes(200_000)
+    assert meeting.attempt.stream is not None
+    accepted = next(connection for connection in meeting.serving.connections if connection.stream is not None)
+    meeting.client.send(meeting.attempt, upload)
+    meeting.server.send(accepted, download)
+    assert network.clock.run_until(
+        lambda: len(accepted.received) >= len(upload) and len(meeting.attempt.received) >= len(download), seconds=60
+    )
+    assert accepted.received.endswith(upload)
+    assert meeting.attempt.received.endswith(download)
 
 
 @pytest.mark.soak

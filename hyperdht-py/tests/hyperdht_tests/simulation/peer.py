@@ -12,6 +12,7 @@ from hyperdht.dht.server import Server
 from hyperdht.errors import ConnectError
 from hyperdht.rpc.requests import Datagram
 from hyperdht.udx import UdxEndpoint
+from hyperdht.udx.endpoint import EndpointStream
 
 from .nat import NatKind
 from .network import FORWARDED_PORT, Host, Network
@@ -94,6 +95,8 @@ class Attempt:
     begun: float
     link: Link | None = None
     error: ConnectError | None = None
+    stream: EndpointStream | None = None
+    received: bytearray = field(default_factory=bytearray)
     greeted_at: float | None = None
     """When the first bytes of the other side arrived."""
 
@@ -189,6 +192,12 @@ class SimulatedPeer:
         self.shell.wake()
         return attempt
 
+    def send(self, attempt: Attempt, data: bytes) -> None:
+        """Send more."""
+        assert attempt.stream is not None
+        attempt.stream.write(data)
+        self.shell.wake()
+
     def _bind(self, link: Link, attempt: Attempt) -> None:
         attempt.link = link
         now = self.shell.now
@@ -197,9 +206,11 @@ class SimulatedPeer:
             self.machine.close(link.socket)
 
         def look(_: object) -> None:
-            if attempt.greeted_at is None and stream.read():
+            attempt.received += stream.read()
+            if attempt.greeted_at is None and attempt.received:
                 attempt.greeted_at = self.shell.now
 
+        attempt.stream = stream
         stream.on_event(look)
         stream.write(GREETING)
 
