@@ -252,6 +252,36 @@ def test_named_peers_are_never_given_up() -> None:
     assert all(0.66 * 600.0 <= delay <= 1.33 * 720.5 for delay in delays[4:])
 
 
+def test_a_named_peer_is_dialled_when_the_connection_it_made_is_over() -> None:
+    """Also after it was dialled in vain so often that only a timer would try it again."""
+    driver = Driver()
+    driver.swarm.join_peer(key(1), 0.0)
+    (dial,) = driver.dials()
+    now = 0.0
+    for _ in range(4):
+        driver.swarm.closed(dial, now)
+        now, dial = driver.run_until_dial(before=now + 2000.0)
+    driver.swarm.closed(dial, now)
+    assert dial.peer.attempts >= 4
+    connection = accept(driver, 1, now=now)
+    driver.swarm.handle_timer(now=now + 3000.0)  # the timer finds it connected
+    driver.swarm.closed(connection, now + 5000.0)
+    assert driver.dials() or driver.run_until_dial(before=now + 6000.0)
+
+
+def test_a_dial_that_a_better_connection_replaced_counts_as_any_other() -> None:
+    driver = Driver()
+    dial = driver.dial_one(HIGH, now=0.0)
+    driver.swarm.dial_opened(dial, never, 0.0)
+    new = driver.swarm.incoming(key(HIGH), never, 1.0)
+    driver.swarm.closed(dial, 1.0)
+    assert new.peer.attempts == 1
+    driver.swarm.closed(new, 100.0)
+    again = driver.dial_one(HIGH, now=100.0)  # found again: it dialled us last, so the count starts anew
+    driver.swarm.closed(again, 100.0)
+    assert again.peer.attempts == 1
+
+
 def test_a_named_peer_waits_a_second_per_attempt() -> None:
     driver = Driver()
     driver.swarm.join_peer(key(1), 0.0)

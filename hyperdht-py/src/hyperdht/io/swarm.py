@@ -13,7 +13,6 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -23,7 +22,7 @@ from anyio.lowlevel import checkpoint
 from ..addresses import Address
 from ..crypto import KeyPair
 from ..dht.payloads import NoisePayload
-from ..errors import HolepunchError, LocalProtocolError
+from ..errors import LocalProtocolError
 from ..rpc.randomness import Randomness
 from ..swarm import (
     CloseReason,
@@ -31,7 +30,6 @@ from ..swarm import (
     Connection,
     ConnectionLost,
     ConnectionOpened,
-    ConnectionState,
     DialWanted,
     KeepAliveWanted,
     Limits,
@@ -50,8 +48,9 @@ from .bootstrap import PUBLIC_NODES
 from .node import HyperDHT
 from .peer_stream import PeerStream
 from .swarm_events import SwarmEvents
+from .swarm_links import SwarmLinks
 from .swarm_node import SwarmNode
-from .swarm_presence import NETWORK_ERRORS, Presence
+from .swarm_presence import Presence
 from .swarm_session import SwarmSession
 
 log = logging.getLogger(__name__)
@@ -59,11 +58,6 @@ log = logging.getLogger(__name__)
 # Two round trips to each node that has our announce; one that is gone costs a second.
 CLOSE_TIMEOUT_S = 5.0
 RESET_TIMEOUT_S = 1.0  # for connections, which are not waited for: each is one packet
-DIAL_TIMEOUT_S = 60.0  # every step of a dial has its own limit; this one is for relays that keep it busy
-# As hyperswarm: with these a direct way is not to be expected the next time either.
-RELAY_HELPS_AGAINST = frozenset(
-    ("HOLEPUNCH_ABORTED", "HOLEPUNCH_DOUBLE_RANDOMIZED_NATS", "CANNOT_HOLEPUNCH", "REMOTE_NOT_HOLEPUNCHABLE")
-)
 
 Firewall: TypeAlias = Callable[[bytes, NoisePayload | None], bool]
 """Called as firewall(public_key, payload) for who connects to us, with None before we dial. True refuses and bans."""
@@ -127,8 +121,7 @@ class Hyperswarm:
             firewall=None if firewall is None else self._judge,
             limits=limits,
         )
-        self._streams: dict[Connection, PeerStream] = {}
-        self._dials: dict[Connection, anyio.CancelScope] = {}
+        self._links = SwarmLinks(self)
         self._presence = Presence(self)
         self._state_lock = anyio.Lock()
         self._running = anyio.Event()
@@ -200,7 +193,7 @@ class Hyperswarm:
                 self.machine.close_connections(CloseReason.DESTROYED)
                 self.pump()
                 with anyio.move_on_after(RESET_TIMEOUT_S):
-                    await self.until(lambda: not self._streams and not self._dials)
+                    await self.until(lambda: self._links.none)
                 self.connections.end()
                 self._end_subscriptions()
                 self.tasks.cancel_scope.cancel()
@@ -217,7 +210,7 @@ class Hyperswarm:
             self.pump()
             with anyio.move_on_after(self._close_timeout_s):
                 await self._presence.withdraw()
-                await self.until(lambda: not self._streams and not self._dials)
+                await self.until(lambda: self._links.none)
             if self._given_dht is None:
                 await self.dht.suspend()
 
@@ -380,7 +373,12 @@ class Hyperswarm:
     def take_incoming(self, stream: PeerStream) -> None:
         """A peer connected to our server."""
         connection = self.machine.incoming(stream.remote_public_key, stream.talked, self.now())
-        self._watch(connection, stream)
+        self._links.watch(connection, stream)
+
+    @property
+    def uses_relays(self) -> bool:
+        """Whether there is a blind relay to turn to."""
+        return self._relay_through is not None
 
     def relay_for(self, force: bool) -> bytes | None:
         """The blind relay for a connection. `force`: nothing else will do."""
@@ -393,14 +391,16 @@ class Hyperswarm:
     def _carry_out(self, event: SwarmEvent) -> None:
         match event:
             case DialWanted(connection):
-                self.tasks.start_soon(self._dial, connection)
+                self.tasks.start_soon(self._links.dial, connection)
             case CloseWanted(connection, reason):
-                self._close(connection, reason)
+                self._links.close(connection, reason)
             case KeepAliveWanted(connection):
-                if connection in self._streams:
-                    self.tasks.start_soon(self._streams[connection].keep_alive, 0.0)
+                stream = self._links.stream(connection)
+                if stream is not None:
+                    self.tasks.start_soon(stream.keep_alive, 0.0)
             case ConnectionOpened(connection):
-                stream = self._streams[connection]
+                stream = self._links.stream(connection)
+                assert stream is not None
                 stream.peer_info = connection.peer
                 self.connections.opened(connection, stream)
             case ConnectionLost(connection):
@@ -414,56 +414,6 @@ class Hyperswarm:
             case PeerBanned() | Updated():
                 for subscriber in self._subscribers:
                     subscriber.put(event)
-
-    def _close(self, connection: Connection, reason: CloseReason) -> None:
-        log.debug("closing a connection with %s: %s", connection.peer.public_key.hex()[:8], reason.value)
-        if connection in self._dials:
-            self._dials[connection].cancel()
-        elif connection in self._streams:
-            self.tasks.start_soon(anyio.aclose_forcefully, self._streams[connection])
-
-    async def _dial(self, connection: Connection) -> None:
-        stream, relay_might_help = None, False
-        if connection.state is not ConnectionState.CLOSING:  # it may be unwanted before its task has started
-            with anyio.CancelScope() as self._dials[connection]:
-                try:
-                    stream = await self._connect(connection)
-                except NETWORK_ERRORS as error:
-                    log.debug("cannot connect to %s: %s", connection.peer.public_key.hex()[:8], error)
-                    relay_might_help = isinstance(error, HolepunchError) and error.code in RELAY_HELPS_AGAINST
-            del self._dials[connection]
-        if stream is not None and connection.state is ConnectionState.CLOSING:
-            await anyio.aclose_forcefully(stream)
-            stream = None
-        if stream is None:
-            helps = relay_might_help and self._relay_through is not None
-            self.machine.closed(connection, self.now(), relay_might_help=helps)
-        else:
-            self.machine.dial_opened(connection, stream.talked, self.now())
-            self._watch(connection, stream)
-        self.pump()
-
-    async def _connect(self, connection: Connection) -> PeerStream | None:
-        peer = connection.peer
-        with anyio.move_on_after(DIAL_TIMEOUT_S):
-            return await self.dht.connect(
-                peer.public_key,
-                key_pair=self.key_pair,
-                relay_addresses=peer.relay_addresses,
-                relay_through=self.relay_for(peer.force_relaying),
-            )
-        return None
-
-    def _watch(self, connection: Connection, stream: PeerStream) -> None:
-        """Take note of a connection the machine has just been told of, and of its end."""
-        self._streams[connection] = stream
-        self.pump()
-        stream.on_over(partial(self._stream_over, connection))
-
-    def _stream_over(self, connection: Connection) -> None:
-        del self._streams[connection]
-        self.machine.closed(connection, self.now())
-        self.pump()
 
     def _taken(self, connection: Connection) -> None:
         self.machine.taken(connection, self.now())

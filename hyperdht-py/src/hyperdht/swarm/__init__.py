@@ -1,5 +1,6 @@
 """Hyperswarm without I/O: which peers of which topics to connect to, and when."""
 
+from .candidates import Firewall
 from .connection_set import Connection, ConnectionState
 from .discovery import Discovery, DiscoveryState, Refresh, RefreshMode, Session
 from .events import (
@@ -20,7 +21,7 @@ from .events import (
 from .flush import Flush
 from .peer_info import PeerInfo, Priority
 from .slots import Limits
-from .swarm import Firewall, Swarm, SwarmState
+from .swarm import Swarm, SwarmState
 
 __all__ = [
     "CloseReason",

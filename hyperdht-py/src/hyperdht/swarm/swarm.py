@@ -11,15 +11,14 @@ Every input may lead to events. Source: hyperswarm 4.17.2 `index.js`; docs/proto
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum, auto
-from typing import TypeAlias
 
 from ..addresses import Address
 from ..dht.messages import PeerRecord
 from ..errors import LocalProtocolError
 from ..rpc.randomness import Randomness
 from ..rpc.timers import Timers
+from .candidates import Candidates, Firewall
 from .connection_set import Connection, ConnectionSet, ConnectionState, keep_new
-from .dial_queue import DialQueue
 from .discovery import Discovery, Refresh, Session
 from .events import (
     CloseReason,
@@ -27,24 +26,15 @@ from .events import (
     ConnectionLost,
     ConnectionOpened,
     DialWanted,
-    FlushEnded,
     KeepAliveWanted,
-    PeerBanned,
     SwarmEvent,
     Updated,
 )
-from .flush import Flush, Flushes
+from .flush import Flush
 from .peer_book import PeerBook
 from .peer_info import PeerInfo
-from .retry import RetryTimers
 from .slots import Limits, Slots
 from .topics import Topics
-
-MAX_EXPLICIT_ATTEMPTS = 5  # beyond, a peer asked for by key waits for its timer like the others
-EXPLICIT_DELAY_S = 1.0  # times the attempts so far
-
-Firewall: TypeAlias = Callable[[bytes, object], bool]
-"""Called as firewall(public_key, payload of the handshake, or None before we dial). True rejects the peer, and bans it."""
 
 
 class SwarmState(Enum):
@@ -72,13 +62,21 @@ class Swarm:
         self.topics = Topics(self.timers, randomness, self._emit)
         self.connections = ConnectionSet()
         self.slots = Slots(limits or Limits())
-        self._firewall = firewall
         self._events: deque[SwarmEvent] = deque()
-        self._queue = DialQueue(randomness)
-        self.peers = PeerBook(public_key, self._queue)
-        self._explicit: dict[bytes, PeerInfo] = {}
-        self._retries = RetryTimers(self.timers, randomness, self._requeue)
-        self._flushes = Flushes()
+        self._candidates = Candidates(
+            public_key,
+            timers=self.timers,
+            randomness=randomness,
+            firewall=firewall,
+            is_connected=self.connections.__contains__,
+            emit=self._emit,
+            on_due=self._attempt,
+        )
+
+    @property
+    def peers(self) -> PeerBook:
+        """Those we remember."""
+        return self._candidates.peers
 
     # ---- what the owner drives
 
@@ -116,7 +114,7 @@ class Swarm:
         """End all sessions of a topic. Its connections stay, its peers are not dialled any more."""
         left = self.topics.leave(topic)
         if left is not None:
-            self._forget_topic(topic)
+            self._candidates.forget_topic(topic)
         return left
 
     def found(self, refresh: Refresh, peers: Iterable[PeerRecord], now: float) -> None:
@@ -125,7 +123,7 @@ class Swarm:
         if discovery is None or self.state is not SwarmState.RUNNING:
             return
         for record in discovery.accept(refresh, peers, self.connections.__contains__):
-            self._discovered(record, refresh.topic)
+            self._candidates.add(record, refresh.topic)
         self._attempt(now)
 
     def refreshed(self, refresh: Refresh, closest_nodes: Sequence[Address], now: float) -> None:
@@ -148,21 +146,12 @@ class Swarm:
 
     def join_peer(self, public_key: bytes, now: float) -> None:
         """Keep a connection with this peer, whatever the topics."""
-        peer = self.peers.known(public_key)
-        if peer is None:
-            return
-        peer.explicit = True
-        self._explicit[public_key] = peer
-        if public_key not in self.connections:
-            self._enqueue(peer)
-            self._attempt(now)
+        self._candidates.add_explicit(public_key)
+        self._attempt(now)
 
     def leave_peer(self, public_key: bytes) -> None:
         """Undo `join_peer`. A connection stays."""
-        peer = self._explicit.pop(public_key, None)
-        if peer is not None:
-            peer.explicit = False
-            self._forget_unwanted(peer)
+        self._candidates.remove_explicit(public_key)
 
     def ban(self, public_key: bytes, *, banned: bool = True) -> None:
         """Have nothing more to do with a peer, whose connection ends; or allow it again."""
@@ -170,10 +159,9 @@ class Swarm:
         if peer is None:
             return
         if not banned:
-            self.peers.unban(peer)
-            self._forget_unconnected(peer)
+            self._candidates.unban(peer)
             return
-        self._ban(peer, by_firewall=False)
+        self._candidates.ban(peer)
         connection = self.connections.get(public_key)
         if connection is not None:
             self._close_with_successor(connection, CloseReason.BANNED)
@@ -184,7 +172,7 @@ class Swarm:
             return False
         if public_key not in self.connections and not self.slots.may_accept:
             return False
-        return not self._rejects(public_key, payload)
+        return not self._candidates.rejects(public_key, payload)
 
     # ---- connections
 
@@ -194,7 +182,7 @@ class Swarm:
         self.slots.dialling -= 1
         connection.peer.connected(now)
         self._opened(connection, talked)
-        self._settle(connection.peer)
+        self._candidates.settle(connection.peer)
         self._attempt(now)
 
     def incoming(self, public_key: bytes, talked: Callable[[], bool], now: float) -> Connection:
@@ -230,13 +218,14 @@ class Swarm:
             return
         peer = connection.peer
         self._release(connection)
-        if connection.successor is None and connection.is_initiator:
-            self._dialled_in_vain_or_lost(peer, relay_might_help, now)
+        if connection.is_initiator:
+            self._count(peer, relay_might_help, now)
         if connection.successor is not None:
             self._accept(connection.successor)
-        else:
-            self.peers.forget(peer)
-        self._settle(peer)
+        elif self.state is SwarmState.RUNNING and (connection.is_initiator or peer.explicit):
+            self._candidates.retry_later(peer, now)
+        self._candidates.forget(peer)
+        self._candidates.settle(peer)
         self._emit(Updated())
         self._attempt(now)
 
@@ -250,11 +239,7 @@ class Swarm:
             return flush
         if self._is_at_rest():
             return Flush(())
-        dialling = (each.peer for each in self.connections if each.state is ConnectionState.DIALLING)
-        flush = Flush((*self._queue, *dialling))
-        if flush.complete is None:
-            self._flushes.add(flush)
-        return flush
+        return self._candidates.flush(each.peer for each in self.connections if each.state is ConnectionState.DIALLING)
 
     def network_changed(self, now: float) -> None:
         """Another network, or one again after there was none: see who is still there, and be found at the new place."""
@@ -269,15 +254,14 @@ class Swarm:
             self.state = SwarmState.SUSPENDED
             self.topics.suspend()
             self.close_connections(CloseReason.SUSPENDED)
-            self._stop_dialling()
+            self._candidates.stop()
 
     def resume(self, now: float) -> None:
         """Undo `suspend`."""
         if self.state is SwarmState.SUSPENDED:
             self.state = SwarmState.RUNNING
             self.topics.resume(now)
-            for peer in self._explicit.values():
-                self._enqueue(peer)
+            self._candidates.enqueue_explicit()
             self._attempt(now)
 
     def destroy(self) -> None:
@@ -285,7 +269,7 @@ class Swarm:
         self.state = SwarmState.DESTROYED
         for discovery in self.topics:
             self.topics.leave(discovery.topic)
-        self._stop_dialling()
+        self._candidates.stop()
 
     def close_connections(self, reason: CloseReason) -> None:
         """End all connections and dials."""
@@ -298,47 +282,25 @@ class Swarm:
         """Start the dials there is room for."""
         if self.state is not SwarmState.RUNNING:
             return
-        for peer in tuple(self._explicit.values()):
-            if not self.slots.may_dial_explicit:
-                break
-            waited = now - peer.disconnected_at >= peer.attempts * EXPLICIT_DELAY_S
-            if waited and peer.attempts < MAX_EXPLICIT_ATTEMPTS:
+        for peer in self._candidates.explicit_due(now):
+            if self.slots.may_dial_explicit:
                 self._dial(peer)
-        while len(self._queue) and self._may_dial():
-            self._dial(self._queue.take())
+        while len(self._candidates.queue) and self._may_dial():
+            self._dial(self._candidates.queue.take())
         if self._is_at_rest():
-            self._end_flushes(self._flushes.end_all(True))
+            self._candidates.end_flushes()
 
     def _dial(self, peer: PeerInfo) -> None:
-        if peer.banned or peer.public_key in self.connections or self._rejects(peer.public_key, None):
-            self._settle(peer)
+        if peer.banned or peer.public_key in self.connections or self._candidates.rejects(peer.public_key, None):
+            self._candidates.settle(peer)
             return
-        self._dequeue(peer)
+        self._candidates.dequeue(peer)
         connection = Connection(peer, is_initiator=True, state=ConnectionState.DIALLING)
         self.connections.add(connection)
         self.slots.dialling += 1
         self.slots.client += 1
         self._emit(DialWanted(connection))
         self._emit(Updated())
-
-    def _rejects(self, public_key: bytes, payload: object) -> bool:
-        known = self.peers.get(public_key)
-        if public_key == self.public_key or (known is not None and known.banned):
-            return True
-        if self._firewall is None or not self._firewall(public_key, payload):
-            return False
-        peer = self.peers.known(public_key)
-        assert peer is not None
-        self._ban(peer, by_firewall=True)
-        return True
-
-    def _ban(self, peer: PeerInfo, *, by_firewall: bool) -> None:
-        released = self.peers.ban(peer, by_firewall=by_firewall)
-        if released is not None:
-            self._forget_unconnected(released)
-        self._dequeue(peer)
-        self._settle(peer)
-        self._emit(PeerBanned(peer))
 
     def _resolve(self, existing: Connection, new: Connection) -> None:
         """Two connections with one peer: one of them goes."""
@@ -395,13 +357,12 @@ class Swarm:
             slots.waiting -= not connection.taken
             self._emit(ConnectionLost(connection))
 
-    def _dialled_in_vain_or_lost(self, peer: PeerInfo, relay_might_help: bool, now: float) -> None:
+    def _count(self, peer: PeerInfo, relay_might_help: bool, now: float) -> None:
+        """Our dial failed, or the connection it made is over."""
         if relay_might_help:
             peer.force_relaying = True
             peer.attempts = 0  # the next dial goes another way
         peer.disconnected(now)
-        if self.state is SwarmState.RUNNING and self._is_wanted(peer):
-            peer.waiting = self._retries.add(peer, now)
 
     def _forget_successor(self, connection: Connection) -> None:
         """It ended before it could take its predecessor's place."""
@@ -409,76 +370,15 @@ class Swarm:
         if existing is not None and existing.successor is connection:
             existing.successor = None
 
-    def _discovered(self, record: PeerRecord, topic: bytes) -> None:
-        peer, evicted = self.peers.discovered(record.public_key, record.relay_addresses)
-        if evicted is not None:
-            self._settle(evicted)
-        if peer is None:
-            return
-        peer.topics.add(topic)
-        if peer.public_key not in self.connections:
-            peer.found_again()
-            self._enqueue(peer)
-
-    def _enqueue(self, peer: PeerInfo) -> None:
-        if peer.public_key not in self.connections and peer.update_priority():
-            self._retries.discard(peer)
-            peer.waiting = False
-            self._queue.add(peer)
-
-    def _dequeue(self, peer: PeerInfo) -> None:
-        self._queue.remove(peer)
-        self._retries.discard(peer)
-        peer.waiting = False
-
-    def _requeue(self, peer: PeerInfo, now: float) -> None:
-        """The peer's time has come."""
-        peer.waiting = False
-        if self._is_wanted(peer):
-            self._enqueue(peer)
-        self._forget_unconnected(peer)
-        self._attempt(now)
-
-    def _is_wanted(self, peer: PeerInfo) -> bool:
-        return peer.explicit or bool(peer.topics)
-
-    def _forget_topic(self, topic: bytes) -> None:
-        for peer in self.peers:
-            if topic in peer.topics:
-                peer.topics.discard(topic)
-                self._forget_unwanted(peer)
-
-    def _forget_unwanted(self, peer: PeerInfo) -> None:
-        if not self._is_wanted(peer):
-            self._dequeue(peer)
-            self._forget_unconnected(peer)
-            if peer.public_key not in self.connections:
-                self._settle(peer)
-
-    def _forget_unconnected(self, peer: PeerInfo) -> None:
-        if peer.public_key not in self.connections:
-            self.peers.forget(peer)
-
-    def _stop_dialling(self) -> None:
-        for peer in self.peers:
-            self._dequeue(peer)
-            self._forget_unconnected(peer)
-        self._end_flushes(self._flushes.end_all(False))
-
     def _may_dial(self) -> bool:
-        return self.slots.may_dial(connections=len(self.connections), explicit_peers=len(self._explicit))
+        return self.slots.may_dial(connections=len(self.connections), explicit_peers=self._candidates.explicit_count)
 
     def _is_at_rest(self) -> bool:
         """Whether no dial is under way and the limits allow none."""
-        at_limit = self.slots.at_limit(connections=len(self.connections), explicit_peers=len(self._explicit))
+        at_limit = self.slots.at_limit(
+            connections=len(self.connections), explicit_peers=self._candidates.explicit_count
+        )
         return at_limit and not self.slots.dialling
-
-    def _settle(self, peer: PeerInfo) -> None:
-        self._end_flushes(self._flushes.settle(peer))
-
-    def _end_flushes(self, ended: Iterable[Flush]) -> None:
-        for flush in ended:
-            self._emit(FlushEnded(flush))
 
     def _emit(self, event: SwarmEvent) -> None:
         if not (isinstance(event, Updated) and self._events and isinstance(self._events[-1], Updated)):
