@@ -16,7 +16,7 @@ from .dht_peers import Kind, Peer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-KINDS: tuple[Kind, ...] = ("js",)
+KINDS: tuple[Kind, ...] = ("js", "py")
 _PAIRS = list(product(KINDS, KINDS))
 PAIRS = pytest.mark.parametrize(("left", "right"), _PAIRS, ids=[f"{a}-to-{b}" for a, b in _PAIRS])
 """js-to-js is there to show that a test asks for nothing the official stack does not do."""

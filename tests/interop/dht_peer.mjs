@@ -133,9 +133,10 @@ async function send ({ conn, bytes: left, hash = true, chunk = CHUNK_BYTES }) {
 
 // ---------------------------------------------------------------- nodes
 
-function nodeOptions (options) {
-  const { bootstrap, nodes, seed, keepAlive, ...rest } = options
-  return defined({ ...rest, bootstrap, nodes: nodes?.map(parse), seed: bytes(seed), connectionKeepAlive: keepAlive })
+// `firewalled: true` means for ever here; the official one may find out otherwise.
+function nodeOptions ({ seed, keepAlive, firewalled, ...rest }) {
+  const quickFirewall = firewalled === true ? false : undefined
+  return defined({ ...rest, firewalled, quickFirewall, seed: bytes(seed), connectionKeepAlive: keepAlive })
 }
 
 async function init ({ kind = 'dht', seed, maxPeers, relayThrough, backoffs, greet, host = '127.0.0.1', ...options }) {
@@ -159,8 +160,7 @@ function info () {
     remote: dht.remoteAddress() === null ? null : address(dht.remoteAddress()),
     firewalled: dht.firewalled,
     ephemeral: dht.ephemeral,
-    randomized: dht.randomized,
-    nodes: dht.nodes.length
+    randomized: dht.randomized
   }
 }
 
@@ -190,14 +190,13 @@ async function listen ({ seed, reject = [], relayThrough, ...options }) {
   return { publicKey: hex(server.publicKey), relayAddresses: server.relayAddresses.map(address) }
 }
 
-async function relayServer ({ seed }) {
+async function relayServer () {
   const relaying = new relay.Server({ createStream: (options) => dht.createRawStream({ ...options, framed: true }) })
   const server = dht.createServer((stream) => {
     stream.on('error', () => {})
     relaying.accept(stream, { id: stream.remotePublicKey }).on('error', () => {})
   })
-  await server.listen(keyPairOf(seed))
-  servers.set(hex(server.publicKey), server)
+  await server.listen()
   return { publicKey: hex(server.publicKey) }
 }
 
@@ -252,15 +251,15 @@ const verbs = {
   close,
   unlisten: ({ publicKey }) => servers.get(publicKey).close(),
   // the DHT
-  ping: async ({ to }) => ({ seenAs: address((await dht.ping(parse(to))).to) }),
-  findNode: async ({ target }) => {
-    const query = dht.findNode(bytes(target))
+  ping: async ({ to }) => void (await dht.ping(parse(to))),
+  closest: async ({ target }) => {
+    const query = dht.lookup(bytes(target))
     await query.finished()
     return query.closestNodes.map(address)
   },
   findPeer: async ({ publicKey }) => {
-    for await (const { peer } of dht.findPeer(bytes(publicKey))) return { publicKey: hex(peer.publicKey) }
-    return null
+    for await (const _ of dht.findPeer(bytes(publicKey))) return true
+    return false
   },
   lookup: ({ topic }) => peersOf(dht.lookup(bytes(topic))),
   announce: async ({ topic, seed }) => {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,11 +12,11 @@ from .dht_peers import Kind, Peer, transfer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
 
 pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("node")]
 
 MIB = 1 << 20
-SETTLED_S = 3.0
 
 
 def meet(client: Peer, server: Peer) -> tuple[int, int]:
@@ -58,23 +58,23 @@ def test_both_dial_and_one_connection_stays(
 ) -> None:
     where = topic()
     seeds = sorted((secrets.token_hex(32) for _ in range(2)), key=public_key, reverse=greater == "left")
+    options = {"bootstrap": bootstrap(right), "kind": "swarm"}
     with Peer(left) as first, Peer(right) as second:
-        swarm_peers = (first, second)
-        options = {"bootstrap": bootstrap(right), "kind": "swarm"}
-        ready = [peer.begin("init", seed=seed, **options) for peer, seed in zip(swarm_peers, seeds, strict=True)]
-        for peer, future in zip(swarm_peers, ready, strict=True):
-            peer.wait(future)
-        joins = [peer.begin("join", topic=where) for peer in swarm_peers]
-        for peer, future in zip(swarm_peers, joins, strict=True):
-            peer.wait(future)
-        flushes = [peer.begin("flush") for peer in swarm_peers]
-        for peer, future in zip(swarm_peers, flushes, strict=True):
-            peer.wait(future)
-        first.event("connection")
-        second.event("connection")
+        everybody = (first, second)
+        _all([(peer, peer.begin("init", seed=seed, **options)) for peer, seed in zip(everybody, seeds, strict=True)])
+        for joined in ({"server": True, "client": False}, {"server": False, "client": True}):
+            _all([(peer, peer.begin("join", topic=where, **joined)) for peer in everybody])
+        _all([(peer, peer.begin("flush")) for peer in everybody])
+        for peer in everybody:
+            peer.event("connection")
         ours, theirs = _surviving(first), _surviving(second)
         assert len(ours) == len(theirs) == 1
         assert ours == theirs
+
+
+def _all(waiting: list[tuple[Peer, Future[Any]]]) -> None:
+    for peer, future in waiting:
+        peer.wait(future)
 
 
 def _surviving(peer: Peer) -> set[str]:
