@@ -9,9 +9,11 @@ import pytest
 from hyperdht.addresses import Address
 from hyperdht.crypto import KeyPair, blake2b
 from hyperdht.dht import server as server_module
+from hyperdht.dht import server_session
 from hyperdht.dht.announcer import Announcer
 from hyperdht.dht.constants import Command, Firewall, PayloadError
 from hyperdht.dht.handshake_limits import HandshakeGate, HandshakeLimits
+from hyperdht.dht.holepunch_server import HolepunchServer
 from hyperdht.dht.noise_session import ClientHandshake, ServerHandshake
 from hyperdht.dht.payloads import (
     HandshakeMessage,
@@ -235,6 +237,31 @@ def test_reachable_server_needs_no_socket_for_a_client_that_is_not() -> None:
     assert peer.extra_sockets == 0
     lab.run(seconds=15)
     assert server.open_sessions == 0
+
+
+def test_client_is_expected_for_its_time_also_when_punching_is_given_up_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In the local network it needs no hole, and may be on its way."""
+    aborts: list[Callable[[float], None]] = []
+
+    def give_up_soon(*args: Any, on_aborted: Callable[[float], None], **options: Any) -> HolepunchServer:
+        aborts.append(on_aborted)
+        return HolepunchServer(*args, on_aborted=on_aborted, **options)
+
+    monkeypatch.setattr(server_session, "HolepunchServer", give_up_soon)
+    lab = ConnectLab()
+    server = lab.add(NatKind.FULLCONE)
+    listening = lab.listen(server)
+    seen = server.rpc.nat_address()
+    assert seen is not None
+    Stranger(lab).relay(seen, noise().message, SOMEWHERE)
+    lab.run(seconds=0.1)
+    aborts[0](lab.now)
+    lab.run(seconds=5)
+    assert listening.open_sessions == 1
+    lab.run(seconds=10)
+    assert listening.open_sessions == 0
 
 
 @pytest.mark.parametrize("in_lan", [False, True])

@@ -52,6 +52,13 @@ async def test_two_firewalled_peers_talk(options: dict[str, Any]) -> None:
         await exchange(client, accepted)
 
 
+async def test_a_network_too_small_to_tell_nats_apart_is_no_hindrance_in_the_lan() -> None:
+    """Hole punching is given up before the client has come the short way, which must stay open for it."""
+    async with nodes(2, network=1, firewalled=True) as (left, right), left.listen() as server:
+        for _ in range(10):
+            await exchange(*await connected(right, server))
+
+
 async def test_peers_use_other_keys_than_their_node() -> None:
     ours, theirs = KeyPair.generate(), KeyPair.generate()
     async with nodes(2) as (left, right), left.listen(theirs) as server:
@@ -296,20 +303,20 @@ async def test_a_relay_that_closes_ends_what_it_carries() -> None:
         testnet(4) as bootstrap,
         node(bootstrap, firewalled=True) as left,
         node(bootstrap, firewalled=True) as right,
+        left.listen(share_local_address=False, **CANNOT_PUNCH) as server,
     ):
-        async with left.listen(share_local_address=False, **CANNOT_PUNCH) as server:
-            async with node(bootstrap, firewalled=False) as middle, BlindRelay(middle) as relay:
-                client, accepted = await connected(
-                    right,
-                    server,
-                    local_connection=False,
-                    fast_open=False,
-                    relay_through=relay.public_key,
-                    **CANNOT_PUNCH,
-                )
-                await exchange(client, accepted)
-            with pytest.raises((anyio.BrokenResourceError, anyio.ClosedResourceError)):
-                await client.receive()
+        async with node(bootstrap, firewalled=False) as middle, BlindRelay(middle) as relay:
+            client, accepted = await connected(
+                right,
+                server,
+                local_connection=False,
+                fast_open=False,
+                relay_through=relay.public_key,
+                **CANNOT_PUNCH,
+            )
+            await exchange(client, accepted)
+        with pytest.raises((anyio.BrokenResourceError, anyio.ClosedResourceError)):
+            await client.receive()
 
 
 async def test_a_port_that_is_taken_is_replaced() -> None:

@@ -128,6 +128,7 @@ class ServerSession:
         self._answers_from_punch = False
         self._relay: RelayAttempt | None = None
         self._relay_is_theirs = False
+        self._expected_until = now + WAIT_S
         self._expects_client = True
         """Whether it may still reach us directly."""
         self._timer: Timer | None = self._rpc.timers.call_at(now + WAIT_S, self._give_up)
@@ -225,7 +226,8 @@ class ServerSession:
             self._open(self._rpc.endpoint.main_socket, arrival.client_address, Path.DIRECT, now)
         else:
             self._cancel_timer()
-            self._timer = self._rpc.timers.call_at(now + WAIT_S, self._give_up)
+            self._expected_until = now + WAIT_S
+            self._timer = self._rpc.timers.call_at(self._expected_until, self._give_up)
             self._start_relay(relay, now)
             if self._rpc.remote_address() is None and self._shared.options.punching:
                 self._prepare_to_punch(now)
@@ -243,7 +245,7 @@ class ServerSession:
                 has_relay=self._relay is not None,
                 hook=self._shared.options.hook,
                 now=now,
-                on_aborted=self._give_up,
+                on_aborted=self._handle_punch_aborted,
             )
         except OSError:
             return  # no socket left: the client may still reach us, or the relay
@@ -317,6 +319,13 @@ class ServerSession:
         return Link(
             self._stream_id, remote_stream_id, socket, address, self._keys.stream, is_initiator=False, path=path
         )
+
+    def _handle_punch_aborted(self, now: float) -> None:
+        """There will be no hole. In the local network, or from an open address, the client needs none."""
+        if now < self._expected_until:
+            self._timer = self._rpc.timers.call_at(self._expected_until, self._give_up)
+        else:
+            self._give_up(now)
 
     def _give_up(self, now: float) -> None:
         """The client did not come, or punching failed."""

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from .keep_alive import KeepAlive
     from .node import HyperDHT
 
-SERVER_SOCKET = 1
 # A peer that said it can be reached and then is silent. UDX itself gives up after 13 s without an answer; this ends the
 # wait for one that answers packets and does not speak.
 OPEN_TIMEOUT_S = 15.0
@@ -48,7 +47,6 @@ class Links:
         self._transport.endpoint.connect(
             link.stream_id, link.socket, link.address, link.remote_stream_id, now=self.node.now()
         )
-        self._release_socket(link)
         return UdxByteStream(self._transport, link.stream_id)
 
     def _move(self, link: Link) -> None:
@@ -58,12 +56,7 @@ class Links:
             return  # it ended meanwhile
         self._relayed[link.stream_id] = True
         self._transport.endpoint.change_remote(link.stream_id, link.socket, link.address, link.remote_stream_id)
-        self._release_socket(link)
         stream.send_message(b"")  # shows the peer the way, also when there is nothing to say
-
-    def _release_socket(self, link: Link) -> None:
-        if link.socket > SERVER_SOCKET:
-            self._transport.close(link.socket)  # which waits until the stream is over
 
     async def open(self, link: Link, raw: UdxByteStream, key_pair: KeyPair) -> PeerStream:
         """Start the encryption, and wait for the peer's.
