@@ -16,7 +16,6 @@ from hyperdht.dht.blind_relay import (
     RelayPair,
     RelayPairing,
 )
-from hyperdht.dht.blind_relay_client import PAIR_TIMEOUT_S, RelayClient
 from hyperdht.dht.blind_relay_messages import (
     PROTOCOL,
     MessageType,
@@ -246,84 +245,3 @@ def test_the_relay_drops_what_it_cannot_read() -> None:
     assert relay.pairing.dropped == 3
     with pytest.raises(LocalProtocolError):
         relay.pairing.open("a", host=HOME)
-
-
-@dataclass
-class Asking:
-    """A client, and how its requests ended."""
-
-    client: RelayClient = field(default_factory=RelayClient)
-    paired: list[tuple[int, float]] = field(default_factory=list)
-    failed: list[float] = field(default_factory=list)
-
-    def pair(self, name: bytes = TOKEN, *, is_initiator: bool = True, now: float = 0.0) -> None:
-        self.client.pair(
-            name,
-            is_initiator=is_initiator,
-            stream_id=5,
-            now=now,
-            on_paired=lambda stream_id, now: self.paired.append((stream_id, now)),
-            on_failed=self.failed.append,
-        )
-
-
-def test_a_request_and_its_answer() -> None:
-    asking = Asking()
-    asking.pair()
-    assert asking.client.messages_to_send() == [(MessageType.PAIR, encode_pair(Pair(True, TOKEN, 5)))]
-    assert asking.client.messages_to_send() == []
-    answer = encode_pair(Pair(True, TOKEN, 77))
-    asking.client.receive(MessageType.PAIR, answer, 0.2)
-    assert asking.paired == [(77, 0.2)]
-    asking.client.receive(MessageType.PAIR, answer, 0.3)
-    asking.client.close(0.4)
-    assert (len(asking.paired), asking.failed, asking.client.waiting) == (1, [], 0)
-    assert asking.client.next_timer() is None
-
-
-def test_answers_to_something_else_are_dropped() -> None:
-    asking = Asking()
-    asking.pair()
-    for kind, body in (
-        (MessageType.PAIR, encode_pair(Pair(False, TOKEN, 77))),
-        (MessageType.PAIR, encode_pair(Pair(True, token(1), 77))),
-        (MessageType.PAIR, b""),
-        (MessageType.UNPAIR, encode_unpair(TOKEN)),
-    ):
-        asking.client.receive(kind, body, 0.1)
-    assert asking.paired == []
-    assert asking.client.dropped == 4
-    assert asking.client.waiting == 1
-
-
-def test_a_request_ends_after_its_time_when_cancelled_and_with_the_channel() -> None:
-    late, cancelled, closed = Asking(), Asking(), Asking()
-    for asking in (late, cancelled, closed):
-        asking.pair(now=1.0)
-        with pytest.raises(LocalProtocolError):
-            asking.pair()
-    when = late.client.next_timer()
-    assert when == 1.0 + PAIR_TIMEOUT_S
-    late.client.handle_timer(now=when)
-    cancelled.client.unpair(TOKEN)
-    closed.client.close(3.0)
-    assert (late.failed, cancelled.failed, closed.failed) == ([when], [], [3.0])
-    assert cancelled.client.messages_to_send()[-1] == (MessageType.UNPAIR, encode_unpair(TOKEN))
-    assert all(
-        asking.client.waiting == 0 and asking.client.next_timer() is None for asking in (late, cancelled, closed)
-    )
-
-
-def test_two_clients_meet_at_a_relay() -> None:
-    relay = relay_with("one", "two")
-    clients = {"one": Asking(), "two": Asking()}
-    clients["one"].pair(is_initiator=True)
-    clients["two"].pair(is_initiator=False)
-    for name, asking in clients.items():
-        for kind, body in asking.client.messages_to_send():
-            relay.pairing.receive(name, kind, body, 0.0)
-    (pair,) = relay.matched
-    for end, answer in zip(pair.ends, pair.answers((100, 200)), strict=True):
-        clients[str(end.session)].client.receive(MessageType.PAIR, answer, 0.1)
-    assert clients["one"].paired == [(200, 0.1)]
-    assert clients["two"].paired == [(100, 0.1)]
