@@ -1,11 +1,14 @@
-"""Attacks on a whole simulated DHT (T17, T19): nodes that lie, sit where the attacker wants them, or flood topics."""
+"""Attacks on a whole simulated network (T17, T18, T19): nodes that lie, sit where the attacker wants them, flood topics, or
+flood a server with handshakes."""
 
 import pytest
 
 from hyperdht.rpc.query import MAX_CANDIDATES
 from hyperdht.rpc.requests import QUERY_RETRIES
 
+from .simulation import NatKind
 from .simulation.liars import Lie, key_pair_of, ports_near
+from .simulation.peer import Attempt, PeerNetwork
 from .simulation.population import Member, Population
 
 NODES = 44
@@ -92,3 +95,34 @@ def test_t17_a_flood_of_records_from_one_address_leaves_room_for_others() -> Non
             population.announce(population.honest[0], topic, honest)
     for member in population.honest[1:6]:
         assert honest.public_key in population.find(member, topic)
+
+
+def test_t18_a_host_that_floods_a_server_with_handshakes_keeps_nobody_out() -> None:
+    """Its clients prove their keys and then say that they do not punch, so each would hold a socket for 10 s."""
+    network = PeerNetwork(6)
+    server, honest, flooder = (network.peer(NatKind.CONSISTENT) for _ in range(3))
+    network.clock.run(3)
+    serving = server.listen(key_pair_of(0))
+    assert network.clock.run_until(lambda: serving.announced, seconds=20)
+    attempts: list[Attempt] = []
+    sockets = 0
+    for number in range(200):
+        flooder.dht.connect(
+            key_pair_of(0).public_key,
+            key_pair_of(1000 + number),
+            now=network.clock.now,
+            relay_addresses=serving.server.relay_addresses,
+            holepunch=lambda *_: False,
+            on_link=lambda *_: None,
+            on_failed=lambda *_: None,
+        )
+        flooder.shell.wake()
+        network.clock.run(0.02)
+        sockets = max(sockets, server.sockets)
+        if number % 50 == 25:
+            attempts.append(honest.connect(key_pair_of(0).public_key, key_pair_of(1 + number)))
+    network.clock.run(20)
+    assert serving.server.refused > 0
+    assert sockets <= 64 + len(attempts) + 1
+    assert all(attempt.greeted_at is not None for attempt in attempts)
+    assert server.sockets <= len(attempts)
