@@ -85,4 +85,121 @@ function receiveAll (stream, raw) {
   })
 }
 
-function serve () {}
+// --- line by line
+
+function serve () {
+  const udx = new UDX()
+  const sockets = []
+  const streams = new Map()
+  const emit = (event, fields = {}) => process.stdout.write(JSON.stringify({ event, ...fields }) + '\n')
+
+  const verbs = {
+    open () {
+      const socket = udx.createSocket()
+      socket.bind(0, '127.0.0.1')
+      socket.on('message', (message, { port }) => emit('stray', { socket: sockets.indexOf(socket), data: hex(message), port }))
+      sockets.push(socket)
+      return { socket: sockets.length - 1, port: socket.address().port }
+    },
+    // accept: the id of a peer to connect to, wherever its first packet comes from
+    create ({ id, accept, firewall = false }) {
+      const entry = { stream: null, collecting: null }
+      const stream = udx.createStream(id, {
+        firewall: (socket, port, host) => {
+          emit('firewall', { stream: id, socket: sockets.indexOf(socket), port })
+          if (accept !== undefined && !stream.connected) stream.connect(socket, accept, port, host)
+          return !(firewall || accept !== undefined)
+        }
+      })
+      entry.stream = stream
+      streams.set(id, entry)
+      stream.on('data', (data) => ondata(id, entry, data))
+      stream.on('message', (data) => emit('message', { stream: id, data: hex(data) }))
+      stream.on('end', () => emit('end', { stream: id }))
+      stream.on('error', (error) => emit('error', { stream: id, code: error.code ?? error.message }))
+      stream.on('close', () => emit('close', { stream: id }))
+      return {}
+    },
+    connect ({ id, socket = 0, remoteId, port }) {
+      streams.get(id).stream.connect(sockets[socket], remoteId, port, '127.0.0.1')
+      return {}
+    },
+    changeRemote ({ id, socket = 0, remoteId, port }) {
+      return streams.get(id).stream.changeRemote(sockets[socket], remoteId, port, '127.0.0.1').then(() => ({}))
+    },
+    relay ({ from, to }) {
+      streams.get(from).stream.relayTo(streams.get(to).stream)
+      return {}
+    },
+    write ({ id, data }) {
+      streams.get(id).stream.write(Buffer.from(data, 'hex'))
+      return {}
+    },
+    async bulk ({ id, count, size }) {
+      const { stream } = streams.get(id)
+      const hash = crypto.createHash('sha256')
+      for (let i = 0; i < count; i++) {
+        const chunk = Buffer.alloc(size, i % 251)
+        chunk.writeUInt32LE(i, 0)
+        hash.update(chunk)
+        if (!stream.write(chunk)) await new Promise((resolve) => stream.once('drain', resolve))
+      }
+      return { sha256: hash.digest('hex') }
+    },
+    // the next so many bytes are one event
+    collect ({ id, size }) {
+      streams.get(id).collecting = { hash: crypto.createHash('sha256'), left: size }
+      return {}
+    },
+    send ({ id, data }) {
+      return streams.get(id).stream.send(Buffer.from(data, 'hex')).then((sent) => ({ sent }))
+    },
+    end ({ id }) {
+      streams.get(id).stream.end()
+      return {}
+    },
+    destroy ({ id }) {
+      streams.get(id).stream.destroy()
+      return {}
+    },
+    pause ({ id }) {
+      streams.get(id).stream.pause()
+      return {}
+    },
+    resume ({ id }) {
+      streams.get(id).stream.resume()
+      return {}
+    },
+    state ({ id }) {
+      const { stream } = streams.get(id)
+      return { mtu: stream.mtu, rtt: stream.rtt, cwnd: stream.cwnd, retransmits: stream.retransmits }
+    }
+  }
+
+  function ondata (id, entry, data) {
+    const { collecting } = entry
+    if (collecting === null) return emit('data', { stream: id, data: hex(data) })
+    collecting.hash.update(data)
+    collecting.left -= data.byteLength
+    if (collecting.left > 0) return
+    entry.collecting = null
+    emit('collected', { stream: id, sha256: collecting.hash.digest('hex'), beyond: -collecting.left })
+  }
+
+  const lines = readline.createInterface({ input: process.stdin })
+  lines.on('close', () => process.exit(0))
+  lines.on('line', async (line) => {
+    const { id: number, verb, ...rest } = JSON.parse(line)
+    const { stream, ...fields } = rest
+    const answer = (fields) => process.stdout.write(JSON.stringify({ id: number, ...fields }) + '\n')
+    try {
+      answer({ ok: await verbs[verb]({ id: stream, ...fields }) })
+    } catch (error) {
+      answer({ error: error.message })
+    }
+  })
+}
+
+function hex (buffer) {
+  return Buffer.from(buffer).toString('hex')
+}
