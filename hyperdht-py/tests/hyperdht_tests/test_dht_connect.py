@@ -186,8 +186,10 @@ def test_peers_in_one_network_that_keeps_them_apart_altogether() -> None:
     lab = ConnectLab()
     site = lab.network.site(NatKind.CONSISTENT, isolated=True)
     server, client = lab.add(site.host()), lab.add(site.host())
-    lab.listen(server)
+    listening = lab.listen(server)
     lab.connect(client)
+    lab.run(seconds=10.15)
+    assert listening.open_sessions == 1, "still punching; the 10 s are for those that do not begin"
     lab.run(until=lambda: client.errors)
     assert isinstance(client.errors[0], HolepunchError)
     lab.run(seconds=30)
@@ -279,6 +281,7 @@ def test_second_connection_takes_the_way_of_the_first() -> None:
     lab.listen(server, options=ServerOptions(reusable_socket=True))
     lab.connect(client, reusable_socket=True)
     lab.run(until=lambda: joined(client, server))
+    assert server.node.routes.route(CLIENT_KEYS.public_key) == (server.links[0].socket, server.links[0].address)
     for node in lab.nodes:
         node.shell.stop()
     lab.connect(client, reusable_socket=True)
@@ -586,10 +589,15 @@ def test_open_peer_is_called_at_the_first_public_address_it_names() -> None:
     lab = ConnectLab()
     client = lab.add()
     claims = (Address("192.168.77.1", 5000), ELSEWHERE, Address("11.200.0.10", 5000))
-    scripted(lab, lambda arrival: NoisePayload(firewall=Firewall.OPEN, addresses4=claims, udx=UdxInfo(1)))
+    punching = HolepunchInfo(
+        1, (RelayInfo(lab.nodes[0].address, ELSEWHERE),)
+    )  # which an open peer has no need to offer
+    payload = NoisePayload(firewall=Firewall.OPEN, addresses4=claims, holepunch=punching, udx=UdxInfo(1))
+    scripted(lab, lambda arrival: payload)
     lab.connect(client)
     lab.run(until=lambda: client.links)
     assert client.links[0].address == ELSEWHERE
+    assert client.links[0].path is Path.DIRECT
 
 
 def sent_by(peer: Peer) -> set[Address]:
@@ -635,7 +643,25 @@ def test_relay_carries_what_cannot_be_punched() -> None:
     lab.run(seconds=120)
     assert not client.errors
     assert len(client.links) == len(server.links) == 1
-    assert client.streams.reserved == {client.links[0].stream_id}, "the relayed stream is the shell's"
+    for peer in (client, server):
+        assert peer.streams.reserved == {peer.links[0].stream_id}, "the relayed stream is the shell's"
+    assert client.extra_sockets == server.extra_sockets == 0
+
+
+def test_relay_may_open_after_all_else_has_failed() -> None:
+    lab = ConnectLab()
+    server, client = lab.add(NatKind.RANDOM), lab.add(NatKind.RANDOM)
+    listening = lab.listen(server, options=ServerOptions(on_relay=server.relay))
+    attempt = lab.connect(client, relay_through=RELAY_KEY, on_relay=client.relay)
+    lab.run(until=lambda: client.relays and server.relays)
+    lab.run(seconds=13)
+    meet_at_relay(lab, server, client)
+    for peer in (client, server):
+        assert [link.path for link in peer.links] == [Path.RELAYED]
+        assert peer.streams.reserved == {peer.links[0].stream_id}
+    lab.run(seconds=30)
+    assert attempt.over
+    assert listening.open_sessions == 0
     assert client.extra_sockets == server.extra_sockets == 0
 
 

@@ -76,10 +76,16 @@ class Conversation:
         self.now = end
 
     def answer(
-        self, request: Request, *, value: bytes | None = None, sender: Address | None = None, error: int = 0
+        self,
+        request: Request,
+        *,
+        value: bytes | None = None,
+        sender: Address | None = None,
+        error: int = 0,
+        closer: tuple[Address, ...] = (),
     ) -> None:
         source = sender or request.to
-        reply = Reply(request.tid, US, node_id(source), error=error, value=value)
+        reply = Reply(request.tid, US, node_id(source), None, closer, error, value)
         self.rpc.receive(encode_reply(reply), sender=source, socket=CLIENT_SOCKET, now=self.now)
         self.look()
 
@@ -216,9 +222,14 @@ def test_second_query_starts_at_our_own_table() -> None:
 
 
 def test_t18_liars_cannot_make_it_last() -> None:
-    conversation = Conversation(table=40)
-    conversation.answer_queries(record())
+    conversation = Conversation(table=3)
+    furthest_first = sorted(NODES, key=lambda node: -(int.from_bytes(node_id(node)) ^ int.from_bytes(TARGET)))
+    while conversation.queries:  # each names some that are closer than those before
+        known = len(set(conversation.walked))
+        closer = tuple(furthest_first[max(0, known - 5) : known + 5])
+        conversation.answer(conversation.queries.pop(0), value=record(), closer=closer)
     conversation.pass_time(300)
+    assert len(set(conversation.walked)) > MAX_CANDIDATES
     assert len(conversation.handshakes) == MAX_CANDIDATES
     assert conversation.exhausted == [True]
 

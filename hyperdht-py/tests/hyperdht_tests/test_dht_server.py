@@ -264,17 +264,23 @@ def test_client_is_expected_for_its_time_also_when_punching_is_given_up_at_once(
     assert listening.open_sessions == 0
 
 
-@pytest.mark.parametrize("in_lan", [False, True])
-def test_client_is_shown_the_punching_socket_unless_it_is_in_the_local_network(in_lan: bool) -> None:
+@pytest.mark.parametrize(
+    ("same_host", "looks_local", "shared", "in_lan"),
+    [(True, True, True, True), (False, True, True, False), (True, False, True, False), (True, True, False, False)],
+)
+def test_client_is_shown_the_punching_socket_unless_it_is_in_the_local_network(
+    same_host: bool, looks_local: bool, shared: bool, in_lan: bool
+) -> None:
     lab = ConnectLab()
     server = lab.add(NatKind.FULLCONE)
-    lab.listen(server)
+    lab.listen(server, options=ServerOptions(share_local_address=shared))
     seen = server.rpc.nat_address()
     assert seen is not None
     own_network = server.address.host.rpartition(".")[0]
-    local = Address(f"{own_network}.77" if in_lan else "10.77.0.1", 5000)
+    local = Address(f"{own_network}.77" if looks_local else "10.77.0.1", 5000)
     relay = Stranger(lab)
-    relay.relay(seen, noise(NoisePayload(addresses4=(local,), udx=UdxInfo(7))).message, Address(seen.host, 5000))
+    client = Address(seen.host, 5000) if same_host else SOMEWHERE
+    relay.relay(seen, noise(NoisePayload(addresses4=(local,), udx=UdxInfo(7))).message, client)
     lab.run(seconds=1)
     assert (relay.came_from == [seen]) is in_lan
 
