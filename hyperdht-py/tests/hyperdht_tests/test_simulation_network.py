@@ -6,7 +6,7 @@ from hyperdht.addresses import Address
 
 from .simulation import Host, Line, NatKind, Network
 from .simulation.nat import Behaviour, Filtering
-from .simulation.network import FORWARDED_PORT
+from .simulation.network import BACKBONE_HOPS, FORWARDED_PORT
 
 Heard = list[tuple[bytes, Address]]
 TRANSLATING = [
@@ -137,6 +137,18 @@ def test_a_forwarded_port_is_open_to_all_and_only_that() -> None:
     assert senders(world.listeners[0][1]) == [Address(world.inside.public_host, FORWARDED_PORT)]
 
 
+def test_a_forwarded_port_is_also_the_one_its_host_sends_from() -> None:
+    network = Network(1)
+    site = network.site(NatKind.RANDOM)
+    inside, outside = site.host(), network.host()
+    port, _ = listen(inside)
+    _, heard = listen(outside, 5000)
+    site.box.forward(8000, Address(inside.address, port))
+    inside.send(b"x", Address(outside.address, 5000), port=port)
+    network.clock.run(0.1)
+    assert senders(heard) == [Address(site.box.host, 8000)]
+
+
 @pytest.mark.parametrize("kind", FILTERING)
 def test_what_is_not_used_for_30_s_is_closed(kind: NatKind) -> None:
     world = World(kind)
@@ -218,6 +230,14 @@ def test_a_ttl_of_two_does_not_pass_the_second_box() -> None:
     world.inside.send(b"\0", Address(world.hosts[0].address, 5000), port=world.port, ttl=2)
     world.network.clock.run(0.1)
     assert not world.answer(0, Address(world.inside.public_host, world.port))
+
+
+@pytest.mark.parametrize(("left", "arrives"), [(1, False), (2, True)])
+def test_boxes_of_the_receiver_take_from_the_ttl_too(left: int, arrives: bool) -> None:
+    world = World(NatKind.CONSISTENT)
+    world.hosts[0].send(b"x", world.call(0), port=5000, ttl=BACKBONE_HOPS + left)
+    world.network.clock.run(0.1)
+    assert bool(world.heard) is arrives
 
 
 def test_private_addresses_lead_nowhere_from_elsewhere() -> None:

@@ -73,8 +73,14 @@ def test_a_machine_is_woken_at_its_times_also_when_these_change() -> None:
     machine.timers.call_at(2.0, again)
     node.wake()
     late.cancel()
-    network.clock.run(10)
+    network.clock.run(4)
     assert machine.woken == [2.0, 3.0]
+    earlier = machine.timers.call_at(6.0, lambda now: None)
+    node.wake()
+    machine.timers.call_at(7.0, lambda now: None)
+    earlier.cancel()
+    network.clock.run(10)
+    assert machine.woken == [2.0, 3.0, 7.0]
 
 
 def test_probes_and_stream_packets_have_their_own_ways() -> None:
