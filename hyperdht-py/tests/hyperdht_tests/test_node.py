@@ -323,3 +323,13 @@ async def test_a_port_that_is_taken_is_replaced() -> None:
     async with node(()) as first, HyperDHT(bootstrap=(), host=LOOPBACK, port=first.port) as second:
         assert first.port < second.port <= first.port + 4 or second.port > 0
         assert first.port != second.port
+
+
+async def test_a_message_above_the_limit_ends_the_connection() -> None:
+    async with nodes(2, max_message_bytes=1000) as (left, right), left.listen() as server:
+        client, accepted = await connected(right, server)
+        await client.send(bytes(1000))
+        assert len(await accepted.receive()) == 1000
+        await client.send(bytes(1001))
+        with pytest.raises(anyio.BrokenResourceError):
+            await accepted.receive()

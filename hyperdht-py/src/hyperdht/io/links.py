@@ -30,11 +30,19 @@ RELAY_LOOK_EVERY_S = 1.0
 class Links:
     """One per node."""
 
-    def __init__(self, node: "HyperDHT", transport: UdxTransport, machine: "DhtNode", keep_alive: "KeepAlive") -> None:
+    def __init__(
+        self,
+        node: "HyperDHT",
+        transport: UdxTransport,
+        machine: "DhtNode",
+        keep_alive: "KeepAlive",
+        max_message_bytes: int,
+    ) -> None:
         self.node = node
         self.machine = machine
         self._transport = transport
         self._keep_alive = keep_alive
+        self._max_message_bytes = max_message_bytes
         self._relayed: dict[int, bool] = {}  # streams that began at a relay, and whether they found a direct way
 
     def bind(self, link: Link) -> UdxByteStream | None:
@@ -67,7 +75,11 @@ class Links:
         """
         try:
             stream = await PeerStream.resume(
-                raw, is_initiator=link.is_initiator, key_pair=key_pair, handshake=link.keys
+                raw,
+                is_initiator=link.is_initiator,
+                key_pair=key_pair,
+                handshake=link.keys,
+                max_message_bytes=self._max_message_bytes,
             )
             with anyio.fail_after(OPEN_TIMEOUT_S):
                 await stream.wait_open()

@@ -28,6 +28,7 @@ from ..dht.server_session import ServerOptions
 from ..errors import LocalProtocolError, NodeSuspended
 from ..rpc import RpcNode
 from ..rpc.health import Health
+from ..secret_stream import MAX_MESSAGE_BYTES
 from ..udx import UdxEndpoint
 from .bootstrap import PUBLIC_NODES, BootstrapNode, known_addresses, resolve
 from .interfaces import EVERY_INTERFACE, local_hosts
@@ -62,6 +63,7 @@ class HyperDHT(Queries):
         firewalled: bool | None = None,
         public_host: str | None = None,
         keep_alive_s: float = INTERVAL_S,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
         offload: Offload | None = None,
         randomness: random.Random | None = None,
     ) -> None:
@@ -77,6 +79,7 @@ class HyperDHT(Queries):
             firewalled: Whether strangers cannot reach the server socket; None: find out.
             public_host: Our address as others see it, for a node nobody can tell it: the first of a network.
             keep_alive_s: Idle connections send a sign of life that often.
+            max_message_bytes: A peer that sends a longer message is disconnected before it is buffered.
             offload: Which batches of packets the kernel is asked to make; without it what it can.
             randomness: The system's without. For tests.
         Raises:
@@ -89,6 +92,7 @@ class HyperDHT(Queries):
         self._ephemeral = ephemeral
         self._firewalled = firewalled
         self._public_host = public_host
+        self._max_message_bytes = max_message_bytes
         self._transport = UdxTransport(host=host, offload=offload)
         self._keep_alive = KeepAlive(keep_alive_s)
         self._randomness = randomness or random.SystemRandom()
@@ -110,7 +114,7 @@ class HyperDHT(Queries):
         except BaseException:
             await self._transport.__aexit__()
             raise
-        self._links = Links(self, self._transport, self._machine, self._keep_alive)
+        self._links = Links(self, self._transport, self._machine, self._keep_alive, self._max_message_bytes)
         self._tasks.start_soon(self._keep_alive.run, self._tasks)
         self._tasks.start_soon(self._join_network)
         self._tasks.start_soon(self._watch_interfaces)
