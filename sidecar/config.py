@@ -157,7 +157,8 @@ class Settings(BaseModel):
     metrics_open: bool = _setting(False, "Let /metrics be read without the token, by processes of this machine.")
     listen: Address | None = _setting(
         None,
-        "Where peers of the local network connect. Else every address, on a port the system chooses.",
+        "Where peers of the local network connect, and the address the DHT's sockets are bound to. Else every address, on a "
+        "port the system chooses.",
         unit="host:port",
     )
     peers: Annotated[tuple[RemoteAddress, ...], BeforeValidator(_listed)] = _setting(
@@ -165,10 +166,10 @@ class Settings(BaseModel):
     )
     bootstrap: Annotated[tuple[RemoteAddress, ...], BeforeValidator(_listed)] = _setting(
         (),
-        "DHT nodes to start from instead of the public ones. Without effect until a version has the DHT.",
+        "DHT nodes to start from instead of the public ones, for a network of your own.",
         unit="host:port",
     )
-    no_dht: bool = _setting(False, "Send nothing to the internet's DHT. This version has none yet and never does.")
+    no_dht: bool = _setting(False, "Send nothing to the DHT: private rooms meet on the local network alone.")
     no_mdns: bool = _setting(False, "Neither announce on the local network nor look there.")
     max_peers: int = _setting(64, "Connected peers at once.", unit="peers", ge=1, le=1000)
     upload_slots: int = _setting(8, "Peers served at once; the others wait their turn.", unit="peers", ge=1, le=64)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from sidecar.paths import DataPaths
+    from sidecar.rooms.internet import InternetInfo
 
     Check = Callable[["DoctorContext"], Awaitable[DoctorLine]]
 
@@ -84,6 +85,7 @@ class DoctorContext:
     listening: Callable[[], Sequence[str]]
     """`host:port` of the LAN listeners that are open."""
     mdns: Callable[[], MdnsInfo]
+    internet: Callable[[], InternetInfo]
     peers: Callable[[], PeerCounts]
     round_trip: Callable[[], Awaitable[float]]
     """Shares, fetches and verifies a small blob over loopback; answers the seconds, or raises a SidecarError."""
@@ -274,6 +276,40 @@ async def check_local_network(context: DoctorContext) -> DoctorLine:
     return DoctorLine("local network", "ok", f"{mdns.others} other sidecars seen.")
 
 
+async def check_internet(context: DoctorContext) -> DoctorLine:
+    """The DHT answers, and how strangers reach this machine."""
+    internet = context.internet()
+    if not internet.enabled:
+        return DoctorLine("internet", "ok", "The DHT is switched off; rooms meet on the local network alone.")
+    if internet.problem:
+        return DoctorLine(
+            "internet", "fail", f"The DHT's sockets cannot be opened: {internet.problem}.", "Is there a network at all?"
+        )
+    if not internet.running:
+        return DoctorLine("internet", "ok", "No room on the internet is joined, so nothing is sent there.")
+    if not internet.online:
+        return DoctorLine(
+            "internet",
+            "warn",
+            "No node of the DHT answers.",
+            "Check that outgoing UDP is allowed, or give nodes of your own with --bootstrap HOST:PORT.",
+        )
+    if internet.announced < internet.topics:
+        left = internet.topics - internet.announced
+        return DoctorLine(
+            "internet", "warn", f"{left} of {internet.topics} rooms are not announced yet.", "Ask again soon."
+        )
+    address = internet.nat_address
+    assert address is not None
+    if internet.reachable:
+        kind = "anybody can connect to it"
+    elif address.port:
+        kind = "others connect to it by hole punching"
+    else:
+        kind = "another port for every destination: peers behind such a router too need a member that relays"
+    return DoctorLine("internet", "ok", f"This machine is seen as {address.host}; {kind}.")
+
+
 async def check_peers(context: DoctorContext) -> DoctorLine:
     """Somebody is connected, where somebody should be."""
     peers = context.peers()
@@ -314,6 +350,7 @@ CHECKS: tuple[Check, ...] = (
     check_store,
     check_listener,
     check_local_network,
+    check_internet,
     check_peers,
     check_round_trip,
 )

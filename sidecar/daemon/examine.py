@@ -14,6 +14,7 @@ from sidecar.round_trip import round_trip
 if TYPE_CHECKING:
     from sidecar.control_types import DoctorLine, OllamaInfo, StoreInfo
     from sidecar.parts import Parts
+    from sidecar.rooms.internet import InternetRooms
 
     from .local_network import LocalNetwork
 
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 class Examiner:
     """See the module docstring."""
 
-    def __init__(self, parts: Parts, local_network: LocalNetwork) -> None:
+    def __init__(self, parts: Parts, local_network: LocalNetwork, internet: InternetRooms) -> None:
         self._parts = parts
+        self._internet = internet
         self._local_network = local_network
 
     async def run(self) -> tuple[DoctorLine, ...]:
@@ -39,6 +41,7 @@ class Examiner:
                 newest_entry_at=self._newest_entry,
                 listening=self._local_network.listening,
                 mdns=self._local_network.mdns_info,
+                internet=self._internet.info,
                 peers=self._peers,
                 round_trip=lambda: round_trip(parts.paths.root),
             )

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.abc
 
+from hyperdht.io.interfaces import EVERY_INTERFACE
 from ollama_bridge.errors import OllamaBridgeError
 from sidecar.control import SidecarControl
+from sidecar.rooms.internet import InternetRooms
 
 from .assemble import assemble
 from .examine import Examiner
@@ -44,16 +46,22 @@ async def run_parts(settings: Settings, *, api_address: str = "") -> AsyncIterat
     async with assemble(settings) as parts:
         local_network = LocalNetwork(parts)
         await local_network.open()
+        internet = internet_rooms(parts)
+
+        async def rooms_changed() -> None:
+            internet.rooms_changed()
+            await local_network.rooms_changed()
+
         control = SidecarControl(
             parts,
             api_address=api_address,
             listening=local_network.listening,
-            examine=Examiner(parts, local_network).run,
-            rooms_changed=local_network.rooms_changed,
+            examine=Examiner(parts, local_network, internet).run,
+            rooms_changed=rooms_changed,
         )
         failure: Exception | None = None
         async with anyio.create_task_group() as tasks:
-            await _start(parts, local_network, tasks)
+            await _start(parts, local_network, internet, tasks)
             try:
                 yield parts, control
             except Exception as error:
@@ -66,15 +74,33 @@ async def run_parts(settings: Settings, *, api_address: str = "") -> AsyncIterat
             raise failure
 
 
-async def _start(parts: Parts, local_network: LocalNetwork, tasks: anyio.abc.TaskGroup) -> None:
+async def _start(
+    parts: Parts, local_network: LocalNetwork, internet: InternetRooms, tasks: anyio.abc.TaskGroup
+) -> None:
     """Start everything that works in the background, in this order."""
     tasks.start_soon(parts.network.run)
     tasks.start_soon(parts.transfers.run)
     tasks.start_soon(local_network.run)
+    tasks.start_soon(internet.run)
     await parts.publisher.restore()
     tasks.start_soon(parts.local.run, parts.publisher.adapter_appeared, parts.publisher.adapter_removed)
     tasks.start_soon(_recover, parts)
     tasks.start_soon(_keep_gauges, parts)
+
+
+def internet_rooms(parts: Parts) -> InternetRooms:
+    """As the settings want it. Nothing is sent before a room on the internet is joined."""
+    settings, listen = parts.settings, parts.settings.listen
+    bound = listen is not None and listen.host not in ("", "::", EVERY_INTERFACE) and ":" not in listen.host
+    return InternetRooms(
+        parts.identity.key_pair,
+        lambda stream, address: parts.network.run_connection(stream, address, is_lan=False),
+        rooms=lambda: tuple(parts.network.rooms.values()),
+        bootstrap=[str(node) for node in settings.bootstrap] or None,
+        max_peers=settings.max_peers,
+        enabled=not settings.no_dht,
+        host=listen.host if listen is not None and bound else EVERY_INTERFACE,
+    )
 
 
 async def _recover(parts: Parts) -> None:

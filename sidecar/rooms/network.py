@@ -356,10 +356,13 @@ class RoomNetwork:
     async def _replace(self, old: PeerConnection, new: PeerConnection) -> bool:
         """Two connections with one peer: both sides must keep the same one.
 
-        Dialled by the same side, the newer one stands (the older is probably dead). Dialled by both, the one that the
-        side with the greater key dialled.
+        One in the local network before one over the internet. Dialled by the same side, the newer one stands (the older
+        is probably dead). Dialled by both, the one that the side with the greater key dialled.
         """
-        if old.stream.is_initiator != new.stream.is_initiator:
+        if old.is_lan != new.is_lan:
+            if old.is_lan:
+                return False
+        elif old.stream.is_initiator != new.stream.is_initiator:
             ours_wins = new.stream.public_key > new.key
             if new.stream.is_initiator != ours_wins:
                 return False

@@ -9,10 +9,12 @@ import anyio
 import pytest
 
 import sidecar.doctor as doctor
+from hyperdht.addresses import Address
 from sidecar.control_types import DoctorLine, OllamaInfo, StoreInfo
-from sidecar.doctor import CHECKS, DiskInfo, DoctorContext, MdnsInfo, PeerCounts, run_checks
+from sidecar.doctor import CHECKS, DiskInfo, DoctorContext, MdnsInfo, PeerCounts, check_internet, run_checks
 from sidecar.errors import BlobMismatch
 from sidecar.paths import DataPaths, write_private
+from sidecar.rooms.internet import InternetInfo
 
 pytestmark = pytest.mark.anyio
 
@@ -26,6 +28,17 @@ async def good_ollama() -> OllamaInfo:
 
 async def good_store() -> StoreInfo:
     return StoreInfo("/models", "user", True, 12, 1)
+
+
+ONLINE = InternetInfo(
+    enabled=True,
+    running=True,
+    online=True,
+    topics=2,
+    announced=2,
+    nat_address=Address("11.0.0.1", 4000),
+    reachable=True,
+)
 
 
 async def good_round_trip() -> float:
@@ -44,6 +57,7 @@ def context(tmp_path: Path) -> DoctorContext:
         newest_entry_at=lambda: NOW - 60,
         listening=lambda: (),
         mdns=lambda: MdnsInfo(enabled=True, running=True, others=1),
+        internet=lambda: ONLINE,
         peers=lambda: PeerCounts(1, 2, 0, 0),
         round_trip=good_round_trip,
     )
@@ -221,3 +235,26 @@ async def test_a_check_that_breaks_or_hangs_hides_no_other(
 
     lines = await run_checks(context, [check_hanging, check_broken, doctor.check_python])
     assert [(line.name, line.level) for line in lines] == [("hanging", "fail"), ("broken", "fail"), ("program", "ok")]
+
+
+@pytest.mark.parametrize(
+    ("info", "state", "words"),
+    [
+        (ONLINE, "ok", "anybody can connect"),
+        (dataclasses.replace(ONLINE, reachable=False), "ok", "hole punching"),
+        (
+            dataclasses.replace(ONLINE, reachable=False, nat_address=Address("11.0.0.1", 0)),
+            "ok",
+            "a member that relays",
+        ),
+        (dataclasses.replace(ONLINE, announced=1), "warn", "1 of 2 rooms"),
+        (dataclasses.replace(ONLINE, online=False), "warn", "No node of the DHT answers"),
+        (InternetInfo(enabled=True, running=False), "ok", "nothing is sent there"),
+        (InternetInfo(enabled=True, running=False, problem="no network"), "fail", "no network"),
+        (InternetInfo(enabled=False, running=False), "ok", "switched off"),
+    ],
+)
+async def test_internet(context: DoctorContext, info: InternetInfo, state: str, words: str) -> None:
+    line = await one(context, check_internet, internet=lambda: info)
+    assert line.level == state
+    assert words in line.cause

@@ -1,0 +1,166 @@
+"""Rooms on the internet: a Hyperswarm in the topics of the general room and of private ones.
+
+What runs over its connections is `network.py`'s business, as with those of the local network. While no room wants it there is
+no swarm, and not one packet leaves for the DHT.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import anyio
+import anyio.abc
+
+from hyperdht import HyperDHT, Hyperswarm
+from hyperdht.errors import HyperDHTError
+from hyperdht.io.interfaces import EVERY_INTERFACE
+
+from .lan import MAX_FRAME_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+    from hyperdht import KeyPair, SecretStream
+    from hyperdht.addresses import Address
+    from hyperdht.io.udx_stream import UdxByteStream
+
+    from .network import JoinedRoom
+
+log = logging.getLogger(__name__)
+
+LOCAL_KIND = "local"
+CLOSE_TIMEOUT_S = 2.5
+"""To take announces back; the daemon as a whole ends within five seconds."""
+RETRY_S = 10.0
+"""After the sockets could not be opened, for instance because the machine has no network yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class InternetInfo:
+    """How the swarm is doing, for `doctor` and `status`."""
+
+    enabled: bool
+    """Whether the settings allow it."""
+    running: bool
+    """Whether a room wants it and its sockets are open."""
+    online: bool = False
+    """Whether nodes of the DHT answer."""
+    topics: int = 0
+    announced: int = 0
+    """Topics in which the last walk went well."""
+    connections: int = 0
+    nat_address: Address | None = None
+    """As others see us; port 0 when each sees another one."""
+    reachable: bool = False
+    """Whether strangers can connect without hole punching."""
+    problem: str = ""
+
+
+class InternetRooms:
+    """See the module docstring. One per daemon."""
+
+    def __init__(
+        self,
+        key_pair: KeyPair,
+        on_connection: Callable[[SecretStream, str], Awaitable[bool]],
+        *,
+        rooms: Callable[[], Iterable[JoinedRoom]],
+        bootstrap: Sequence[str] | None,
+        max_peers: int,
+        enabled: bool = True,
+        host: str = EVERY_INTERFACE,
+    ) -> None:
+        """
+        Args:
+            key_pair: Our identity, which peers see.
+            on_connection: Runs one connection (stream, "host:port") to its end.
+            rooms: All rooms we are in.
+            bootstrap: Nodes to start from; None is the public network.
+            enabled: False keeps everything silent.
+            host: Where sockets are bound.
+        """
+        self._key_pair = key_pair
+        self._on_connection = on_connection
+        self._rooms = rooms
+        self._bootstrap = bootstrap
+        self._max_peers = max_peers
+        self._enabled = enabled
+        self._host = host
+        self._changed = anyio.Event()
+        self._node: HyperDHT | None = None
+        self._swarm: Hyperswarm | None = None
+        self._problem = ""
+
+    async def run(self) -> None:
+        """Be in the topics of our rooms until cancelled."""
+        while True:
+            if not self._enabled or not self._topics():
+                await self._change()
+                continue
+            try:
+                await self._run_swarm()
+            except* (HyperDHTError, OSError) as group:
+                self._problem = str(group.exceptions[0])
+                log.warning("rooms on the internet do not work: %s", self._problem)
+            finally:
+                self._swarm = self._node = None
+            with anyio.move_on_after(RETRY_S if self._problem else 0):
+                await self._change()
+
+    def rooms_changed(self) -> None:
+        """A room was joined or left."""
+        self._changed.set()
+
+    def info(self) -> InternetInfo:
+        """How it stands."""
+        node, swarm = self._node, self._swarm
+        if node is None or swarm is None:
+            return InternetInfo(self._enabled, running=False, problem=self._problem)
+        states = [status for topic in swarm.topics if (status := swarm.status(topic)) is not None]
+        return InternetInfo(
+            enabled=True,
+            running=True,
+            online=node.bootstrapped and node.online and node.nat_address is not None,
+            topics=len(states),
+            announced=sum(status.succeeded for status in states),
+            connections=len(swarm.connections),
+            nat_address=node.nat_address,
+            reachable=node.remote_address is not None,
+        )
+
+    def _topics(self) -> set[bytes]:
+        return {room.key.topic for room in self._rooms() if room.kind != LOCAL_KIND}
+
+    async def _change(self) -> None:
+        await self._changed.wait()
+        self._changed = anyio.Event()
+
+    async def _run_swarm(self) -> None:
+        async with (
+            HyperDHT(
+                bootstrap=self._bootstrap, key_pair=self._key_pair, host=self._host, max_message_bytes=MAX_FRAME_BYTES
+            ) as node,
+            Hyperswarm(
+                dht=node, key_pair=self._key_pair, max_peers=self._max_peers, close_timeout_s=CLOSE_TIMEOUT_S
+            ) as swarm,
+            anyio.create_task_group() as tasks,
+        ):
+            self._node, self._swarm, self._problem = node, swarm, ""
+            tasks.start_soon(self._take_connections, swarm, tasks)
+            while topics := self._topics():
+                for topic in topics.difference(swarm.topics):
+                    await swarm.join(topic)
+                for topic in set(swarm.topics) - topics:
+                    tasks.start_soon(swarm.leave, topic)
+                await self._change()
+            tasks.cancel_scope.cancel()
+
+    async def _take_connections(self, swarm: Hyperswarm, tasks: anyio.abc.TaskGroup) -> None:
+        async for stream in swarm.connections:
+            tasks.start_soon(self._run_connection, stream)
+
+    async def _run_connection(self, stream: SecretStream) -> None:
+        host, port = cast("UdxByteStream", stream.raw_stream).remote_address
+        await self._on_connection(stream, f"{host}:{port}")
