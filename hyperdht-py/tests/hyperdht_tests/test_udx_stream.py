@@ -31,7 +31,7 @@ from hyperdht.udx import (
     is_stream_packet,
     stream_id_of,
 )
-from hyperdht.udx.packet import DATA, DESTROY, END, HEARTBEAT, MESSAGE, STATE, decode_packet, encode_packet
+from hyperdht.udx.packet import DATA, DESTROY, END, HEARTBEAT, MESSAGE, STATE, decode_packet, encode_ack, encode_packet
 from hyperdht.udx.stream import LINGER_TIME
 
 from .vectors import VECTORS, assert_bytes, pattern
@@ -212,6 +212,18 @@ def test_a_recorded_heartbeat() -> None:
     right.receive(sent[1], now=0.2)
     (answer,) = datagrams(right, 0.2)
     assert [sent[1].hex(), answer.hex()] == [p["hex"] for p in trace("keepalive")]
+
+
+def test_a_peer_that_answers_no_heartbeat_is_dead() -> None:
+    left, right = stream_pair()
+    left.watch_peer(5.0, now=0.0)
+    right.receive(run_timers(left, 5.0)[0][1], now=5.1)
+    (answer,) = datagrams(right, 5.1)
+    left.receive(answer, now=5.2)
+    beats = run_timers(left, 60.0)
+    assert [round(at, 1) for at, _ in beats] == [10.2, 15.2, 20.2, 25.2]
+    assert events(left) == [StreamClosed(CloseReason.TIMED_OUT)]
+    assert left.next_timer() is None
 
 
 def test_a_recorded_destroy() -> None:
@@ -572,7 +584,21 @@ def paths(stream: UdxStream, now: float) -> list[tuple[int, int, int]]:
     return out
 
 
-def test_after_a_change_of_remote_only_what_was_sent_before_is_repeated_to_the_old_one() -> None:
+def test_after_a_change_of_remote_what_was_sent_before_is_repeated_to_the_old_one() -> None:
+    stream, _ = stream_pair()
+    stream.write(b"before")
+    paths(stream, 0.0)
+    stream.change_remote(9)
+    stream.write(b"after")
+    paths(stream, 0.0)
+    sack = encode_ack([(1, 2)], stream_id=1, rwnd=4 << 20, seq=0, ack=0)
+    stream.receive(sack, now=0.1)
+    stream.handle_timer(now=0.2)
+    assert paths(stream, 0.2) == [(0, 2, 0)]  # as libudx: to the old place, under the old id
+
+
+def test_after_a_timeout_everything_goes_to_the_new_remote() -> None:
+    """A relay that was left may be gone; libudx would repeat what it lost there until it gives the stream up."""
     stream, _ = stream_pair()
     stream.write(b"before")
     assert paths(stream, 0.0) == [(0, 2, 0)]
@@ -581,7 +607,7 @@ def test_after_a_change_of_remote_only_what_was_sent_before_is_repeated_to_the_o
     assert paths(stream, 0.0) == [(1, 9, 1)]
     assert events(stream) == []
     stream.handle_timer(now=1.0)
-    assert paths(stream, 1.0) == [(0, 2, 0)]  # libudx too repeats it to the old place, under the old id
+    assert paths(stream, 1.0) == [(1, 9, 0)]
     stream.receive(peer_packet(STATE, 0, 1), now=1.1)
     assert events(stream) == [StreamRemoteChanged()]
     stream.receive(peer_packet(DATA, 0, 1, payload=b"x"), now=1.2)

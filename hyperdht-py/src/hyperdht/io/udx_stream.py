@@ -26,6 +26,8 @@ CLOSE_TIME = 3.0  # for the peer to acknowledge what is under way when a stream 
 # After that the peer may end its side in peace: a DESTROY makes the official stack drop what it has not read yet.
 GRACE_TIME = 10.0
 MAX_WAITING_MESSAGES = 256
+# Once our side ended, nothing of ours goes unanswered any more; a peer that vanishes is noticed in 25 s all the same.
+HEARTBEAT_S = 5.0
 
 
 class UdxByteStream(DirectByteStream):
@@ -182,6 +184,7 @@ class UdxByteStream(DirectByteStream):
         """End our side, without waiting for the peer to know."""
         self._raise_if_over()
         self._end()
+        self._stream.watch_peer(HEARTBEAT_S, now=self._transport.now())
         await checkpoint()
 
     def _end(self) -> None:

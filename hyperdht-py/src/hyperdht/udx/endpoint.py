@@ -127,6 +127,11 @@ class EndpointStream:
         self.machine.send_message(data)
         self._endpoint.touch(self)
 
+    def watch_peer(self, heartbeat_interval: float, *, now: float) -> None:
+        """See `UdxStream.watch_peer`."""
+        self.machine.watch_peer(heartbeat_interval, now=now)
+        self._endpoint.touch(self)
+
     def abandon(self, at: float) -> None:
         """End the stream and read no more; what the peer has not ended itself by then is destroyed at `at`.
 
@@ -236,7 +241,8 @@ class UdxEndpoint:
     def change_remote(self, stream_id: int, socket: int, address: Address, remote_id: int) -> None:
         """Send everything new of a connected stream to another place. `StreamRemoteChanged` follows.
 
-        Retransmissions of what was sent before still go to the old address, but through the new socket, as libudx does it.
+        Retransmissions of what was sent before still go to the old address, but through the new socket, as libudx does it;
+        after a timeout to the new one, as the old way may be gone.
         """
         stream = self.stream(stream_id)
         stream.machine.change_remote(remote_id, ipv6=":" in address.host)

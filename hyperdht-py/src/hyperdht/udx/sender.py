@@ -325,6 +325,8 @@ class Sender:
     def _send_again(self, run: SentRun, envelope: Envelope, now: float) -> Batch:
         self._stamp(run, now)
         run.transmissions += 1
+        if self.state is RecoveryState.LOSS:
+            run.path = len(envelope.stream_ids) - 1  # the way it went before may be gone, as a relay that was left
         self.retransmitted += run.count
         self._pacer.spend(run.count * run.payload_bytes)
         if self._rto_at is None:

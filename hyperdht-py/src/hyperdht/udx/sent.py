@@ -26,7 +26,7 @@ class SentRun:
     first_sent_at: float
     app_limited: bool
     path: int = 0
-    """Counts the changes of remote before it was sent: a retransmission goes where the first went."""
+    """Counts the changes of remote before it was sent. A retransmission goes where the first went, until one timed out."""
     transmissions: int = 1
     timeouts: int = 0
     lost: bool = False

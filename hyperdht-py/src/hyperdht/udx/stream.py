@@ -66,6 +66,7 @@ WRITE_QUEUE_BYTES = 512 << 10
 # libudx has no TIME_WAIT. If the last acknowledgement is lost the peer asks for 13 s, so somebody has to answer that long.
 LINGER_TIME = 14.0
 MIN_RUN_PACKETS = 2
+MAX_UNANSWERED_HEARTBEATS = 4
 # An owner that does not look for messages must not collect them; they may be lost anyway.
 MAX_WAITING_EVENTS = 1024
 # More pieces than these waiting to be read are put together: each costs about 250 bytes, however little is in it.
@@ -98,7 +99,7 @@ class UdxStream:
             local_id: What the peer writes into its packets. Unique among the streams of a socket.
             max_mtu: Of the route; 1200 turns the search for larger packets off.
             window_bytes: How much may wait to be read. A peer can make us hold twice as many bytes again beyond a gap.
-            heartbeat_interval: After so many idle seconds a packet is sent that the peer answers. Keeps NAT mappings.
+            heartbeat_interval: See `watch_peer`.
             first_seq, first_ack: Numbers to start at; both sides of a stream must agree.
         """
         self.local_id = local_id
@@ -130,6 +131,7 @@ class UdxStream:
         self._change_done_at: int | None = None
         self._heartbeat_interval = heartbeat_interval
         self._heartbeat_at: float | None = None
+        self._unanswered_heartbeats = 0
         self._linger_until: float | None = None
 
     @property
@@ -198,8 +200,8 @@ class UdxStream:
     def change_remote(self, remote_id: int, *, ipv6: bool = False) -> None:
         """Let everything new go to another place, where the peer is known by `remote_id`.
 
-        What was sent before is repeated to the old place, should it be lost. `StreamRemoteChanged` follows once none of it
-        is missing.
+        What was sent before is repeated to the old place, should it be lost, until nothing comes back: then all goes to the new
+        one. `StreamRemoteChanged` follows once none of it is missing.
         """
         if not self._remote_ids or self.state is not State.OPEN:
             raise LocalProtocolError("the stream is not connected, or closed already")
@@ -236,6 +238,11 @@ class UdxStream:
         if self.remote_id is None and self.state is State.OPEN:
             raise LocalProtocolError("the stream is not connected")
         self._sender.ending = True
+
+    def watch_peer(self, heartbeat_interval: float, *, now: float) -> None:
+        """After so many idle seconds, send a packet that the peer answers. It is dead when it answers none of four."""
+        self._heartbeat_interval = heartbeat_interval
+        self._rest_heartbeat(now)
 
     def destroy(self, *, silent: bool = False) -> None:
         """Give the stream up. The peer is told once, without being heard, or not at all."""
@@ -291,6 +298,7 @@ class UdxStream:
         """
         if self.state is State.CLOSED:
             return
+        self._unanswered_heartbeats = 0
         pieces, unread = len(self._unread), self._unread_bytes
         size = segment_bytes or len(data)
         count = len(data) // size if size else 0
@@ -431,8 +439,17 @@ class UdxStream:
             else:
                 self._close(CloseReason.TIMED_OUT)
         elif self._heartbeat_at is not None and now + CLOCK_SLACK >= self._heartbeat_at:
-            self._heartbeat_due = self._sender.idle
-            self._rest_heartbeat(now)
+            self._beat(now)
+
+    def _beat(self, now: float) -> None:
+        if not self._sender.idle:
+            pass  # what is under way wants an answer too
+        elif self._unanswered_heartbeats >= MAX_UNANSWERED_HEARTBEATS:
+            self._close(CloseReason.TIMED_OUT)
+        else:
+            self._unanswered_heartbeats += 1
+            self._heartbeat_due = True
+        self._rest_heartbeat(now)
 
     def _rest_heartbeat(self, now: float) -> None:
         if self._heartbeat_interval is not None and self.remote_id is not None and self.state is State.OPEN:
