@@ -126,6 +126,11 @@ class RelayPairing:
             self._end(pair, now)
         del self._sessions[session]
 
+    def has_business(self, session: Hashable) -> bool:
+        """Whether its peer waits for another, or is carried."""
+        known = self._sessions.get(session)
+        return known is not None and bool(known.waiting or known.pairs)
+
     def receive(self, session: Hashable, kind: int, body: BytesLike, now: float) -> None:
         """A message came on a session's channel. Malformed ones are counted and dropped."""
         try:

@@ -29,17 +29,17 @@ class TokenBucket:
         self._tokens = float(rate.burst)
         self._updated = now
 
-    def has_token(self, now: float) -> bool:
+    def has_token(self, now: float, count: int = 1) -> bool:
         """Whether `take` would succeed."""
         self._tokens = min(self._rate.burst, self._tokens + max(0.0, now - self._updated) * self._rate.per_s)
         self._updated = now
-        return self._tokens >= 1
+        return self._tokens >= count
 
-    def take(self, now: float) -> bool:
-        """Count one event. Returns whether it may happen."""
-        if not self.has_token(now):
+    def take(self, now: float, count: int = 1) -> bool:
+        """Count one event, or several that happen together. Returns whether it may happen."""
+        if not self.has_token(now, count):
             return False
-        self._tokens -= 1
+        self._tokens -= count
         return True
 
 

@@ -1,16 +1,18 @@
 """From ways to peers to connections: binds streams, starts their encryption, moves them when a better way opens."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from ..crypto import KeyPair
 from ..dht.link import Link, Path, RelayWanted
-from ..errors import ConnectError, ConnectionClosed, LocalProtocolError, RequestTimeout
+from ..dht.rate_limit import source_of
+from ..errors import ConnectError, ConnectionClosed, HyperDHTError, LocalProtocolError, RequestTimeout
+from .half_open import HalfOpen
 from .peer_stream import PeerStream
 from .pending import Pending
-from .relaying import meet_at_relay
+from .relaying import PAIR_TIMEOUT_S, meet_at_relay
 from .udx_stream import UdxByteStream
 from .udx_transport import UdxTransport
 
@@ -25,6 +27,9 @@ OPEN_TIMEOUT_S = 15.0
 # How long the relay is kept after the stream found a direct way: what the peer sent before still comes through it.
 RELAY_GRACE_S = 10.0
 RELAY_LOOK_EVERY_S = 1.0
+# Relays we dial for clients at the same time, in all servers of the node. Each is a search and a whole connection, to a key
+# that a client may have chosen; the server's own limit ends when the client has come another way.
+MAX_MEETINGS_FOR_CLIENTS = 32
 
 
 class Links:
@@ -40,30 +45,38 @@ class Links:
     ) -> None:
         self.node = node
         self.machine = machine
+        self.half_open = HalfOpen()
         self._transport = transport
         self._keep_alive = keep_alive
         self._max_message_bytes = max_message_bytes
         self._relayed: dict[int, bool] = {}  # streams that began at a relay, and whether they found a direct way
+        self._meetings: dict[int, anyio.CancelScope] = {}  # at relays, by the stream they are for
+        self._meetings_for_clients = 0
 
     def bind(self, link: Link) -> UdxByteStream | None:
-        """Let the stream of a new link send. Returns None for a stream that only moves to a better way."""
+        """Let the stream of a new link send. Returns None for a stream that only moves to a better way, or is gone."""
         if link.stream_id in self._relayed:
             self._move(link)
             return None
+        try:
+            self._transport.endpoint.connect(
+                link.stream_id, link.socket, link.address, link.remote_stream_id, now=self.node.now()
+            )
+        except LocalProtocolError:
+            return None
         if link.path is Path.RELAYED:
             self._relayed[link.stream_id] = False
-        self._transport.endpoint.connect(
-            link.stream_id, link.socket, link.address, link.remote_stream_id, now=self.node.now()
-        )
+        else:
+            self._leave_meeting(link.stream_id)
         return UdxByteStream(self._transport, link.stream_id)
 
     def _move(self, link: Link) -> None:
         try:
             stream = self._transport.endpoint.stream(link.stream_id)
+            self._transport.endpoint.change_remote(link.stream_id, link.socket, link.address, link.remote_stream_id)
         except LocalProtocolError:
             return  # it ended meanwhile
         self._relayed[link.stream_id] = True
-        self._transport.endpoint.change_remote(link.stream_id, link.socket, link.address, link.remote_stream_id)
         stream.send_message(b"")  # shows the peer the way, also when there is nothing to say
 
     async def open(self, link: Link, raw: UdxByteStream, key_pair: KeyPair) -> PeerStream:
@@ -72,6 +85,7 @@ class Links:
         Raises:
             ConnectionClosed: The peer is gone already.
             RequestTimeout: It is silent.
+            ClosedResourceError: The node was closed.
         """
         try:
             stream = await PeerStream.resume(
@@ -88,44 +102,68 @@ class Links:
             if isinstance(error, TimeoutError):
                 raise RequestTimeout(f"the peer was reached, but said nothing for {OPEN_TIMEOUT_S:.0f} s") from None
             if isinstance(error, anyio.EndOfStream | anyio.BrokenResourceError | anyio.ClosedResourceError):
+                self.node.waiting.check()
                 raise ConnectionClosed("the peer was reached, but the connection ended before it opened") from error
             raise
         self._keep_alive.add(stream)
         stream.on_over(lambda: self._keep_alive.discard(stream))
         return stream
 
-    def accept(self, link: Link, key_pair: KeyPair, take: Callable[[PeerStream], Awaitable[None]]) -> None:
+    def accept(self, link: Link, key_pair: KeyPair, take: Callable[[PeerStream], None]) -> None:
         """A server got a link. `take` gets the connection once the peer has spoken."""
         raw = self.bind(link)
         if raw is not None:
+            self.half_open.add(raw, source_of(link.address))
             self.node.start_soon(self._open_accepted, link, raw, key_pair, take)
 
     async def _open_accepted(
-        self, link: Link, raw: UdxByteStream, key_pair: KeyPair, take: Callable[[PeerStream], Awaitable[None]]
+        self, link: Link, raw: UdxByteStream, key_pair: KeyPair, take: Callable[[PeerStream], None]
     ) -> None:
         try:
-            stream = await self.open(link, raw, key_pair)
-        except (ConnectionClosed, RequestTimeout):
+            take(await self.open(link, raw, key_pair))
+        except (ConnectionClosed, RequestTimeout, anyio.ClosedResourceError):
             return  # a client that came and went; nobody waits for it
-        await take(stream)
-
-    def pair(self, wanted: RelayWanted) -> None:
-        """Have a blind relay carry a stream."""
-        self.node.start_soon(self._pair, wanted)
-
-    async def _pair(self, wanted: RelayWanted) -> None:
-        try:
-            async with meet_at_relay(self.node, wanted) as relay:
-                self.node.wake()
-                with anyio.CancelScope() as scope:
-                    async with anyio.create_task_group() as tasks:
-                        tasks.start_soon(self._watch_relayed, wanted.stream_id, scope)
-                        await relay.wait_closed()
-                        scope.cancel()
-        except (ConnectError, ConnectionClosed, RequestTimeout, anyio.BrokenResourceError, anyio.EndOfStream):
-            wanted.failed(self.node.now())
         finally:
-            self._relay_lost(wanted.stream_id)
+            self.half_open.discard(raw)
+
+    def pair(self, wanted: RelayWanted, *, for_client: bool = False) -> None:
+        """Have a blind relay carry a stream."""
+        self._meetings_for_clients += for_client
+        self._meetings[wanted.stream_id] = scope = anyio.CancelScope()
+        self.node.start_soon(self._pair, wanted, scope, for_client)
+
+    def give_up(self, stream_id: int) -> None:
+        """Nobody wants the stream any more, connected or not, nor the relay it may be about to run through."""
+        self._leave_meeting(stream_id)
+        if self.node.has_stream(stream_id):
+            self._transport.endpoint.stream(stream_id).destroy()
+
+    def _leave_meeting(self, stream_id: int) -> None:
+        if stream_id in self._meetings:
+            self._meetings[stream_id].cancel()
+
+    async def _pair(self, wanted: RelayWanted, scope: anyio.CancelScope, for_client: bool) -> None:
+        stream_id = wanted.stream_id
+        try:
+            with scope:
+                if self._meetings_for_clients <= MAX_MEETINGS_FOR_CLIENTS or not for_client:
+                    scope.deadline = anyio.current_time() + PAIR_TIMEOUT_S
+                    async with meet_at_relay(self.node, wanted) as relay:
+                        scope.deadline = float("inf")
+                        self._meetings_for_clients -= for_client
+                        for_client = False
+                        self.node.wake()
+                        async with anyio.create_task_group() as tasks:
+                            tasks.start_soon(self._watch_relayed, stream_id, scope)
+                            await relay.wait_closed()
+                            scope.cancel()
+        except (HyperDHTError, OSError, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream):
+            pass  # keys, tokens and answers come from others, so that anything may be wrong with them
+        finally:
+            self._meetings_for_clients -= for_client
+            del self._meetings[stream_id]
+            wanted.failed(self.node.now())
+            self._relay_lost(stream_id)
 
     async def _watch_relayed(self, stream_id: int, scope: anyio.CancelScope) -> None:
         """Leave the relay when the stream is over or found a better way. Few streams are relayed, so this may poll."""
@@ -148,7 +186,7 @@ class Dialing:
         self._links = links
         self._key_pair = key_pair
         self._may_use_relay = may_use_relay
-        self._outcome: Pending[tuple[Link, UdxByteStream] | ConnectError] = Pending()
+        self._outcome: Pending[tuple[Link, UdxByteStream] | ConnectError] = Pending(links.node.waiting)
 
     async def run(self, public_key: bytes, **options: Any) -> PeerStream:
         """See `HyperDHT.connect`."""
@@ -167,12 +205,17 @@ class Dialing:
             outcome = await self._outcome.wait()
             if isinstance(outcome, ConnectError):
                 raise outcome
-            return await self._links.open(*outcome, self._key_pair)
+            link, raw = outcome
+            raw.on_closed(lambda: attempt.cancel(node.now()))  # what runs through a relay may end before a hole is open
+            return await self._links.open(link, raw, self._key_pair)
         except BaseException:
             attempt.cancel(node.now())
+            self._links.give_up(attempt.stream_id)
             raise
 
     def _take_link(self, link: Link, now: float) -> None:
         raw = self._links.bind(link)
         if raw is not None:
             self._outcome.set((link, raw))
+        else:
+            self._outcome.set(ConnectError("the connection was given up while it was made"))

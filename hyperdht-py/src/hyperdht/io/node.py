@@ -7,10 +7,10 @@ async with HyperDHT() as dht:
     await stream.send(b"one message")
 """
 
-import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, Final, Self
 
 import anyio
@@ -20,7 +20,7 @@ from ..addresses import Address
 from ..crypto import KeyPair
 from ..dht.announcer import Announcer
 from ..dht.holepunch_client import PunchHook
-from ..dht.link import Link
+from ..dht.link import Link, RelayWanted
 from ..dht.node import DhtNode
 from ..dht.server import HandshakeRequest
 from ..dht.server import Server as ServerMachine
@@ -31,21 +31,21 @@ from ..rpc.health import Health
 from ..secret_stream import MAX_MESSAGE_BYTES
 from ..udx import UdxEndpoint
 from .bootstrap import PUBLIC_NODES, BootstrapNode, known_addresses, resolve
+from .hooks import guarded
 from .interfaces import EVERY_INTERFACE, local_hosts
 from .keep_alive import INTERVAL_S, KeepAlive
 from .links import Dialing, Links
 from .offload import Offload
 from .peer_stream import PeerStream
-from .pending import Pending
+from .pending import Waiting
 from .queries import Queries
 from .server import FirewallHook, Server
 from .udx_transport import UdxTransport
 
-_log = logging.getLogger(__name__)
-
 DEFAULT_PORT: Final = 49737
 PORTS_TO_TRY: Final = 5  # as dht-rpc: nodes of one machine are found at the same few ports after a restart
-INTERFACES_EVERY_S: Final = 5.0  # reading them takes a millisecond
+LOOK_EVERY_S: Final = 5.0  # reading the interfaces takes a millisecond
+SLEPT_AFTER_S: Final = 15.0  # as dht-rpc
 CLIENT_SOCKET, SERVER_SOCKET = 0, 1
 
 
@@ -66,6 +66,7 @@ class HyperDHT(Queries):
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         offload: Offload | None = None,
         randomness: random.Random | None = None,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """
         Args:
@@ -82,6 +83,7 @@ class HyperDHT(Queries):
             max_message_bytes: A peer that sends a longer message is disconnected before it is buffered.
             offload: Which batches of packets the kernel is asked to make; without it what it can.
             randomness: The system's without. For tests.
+            wall_clock: The time of day in seconds. For tests.
         Raises:
             LocalProtocolError: A bootstrap node is not of these forms.
         """
@@ -96,6 +98,11 @@ class HyperDHT(Queries):
         self._transport = UdxTransport(host=host, offload=offload)
         self._keep_alive = KeepAlive(keep_alive_s)
         self._randomness = randomness or random.SystemRandom()
+        self._wall_clock = wall_clock
+        self._waiting = Waiting()
+        self._bootstrapped = anyio.Event()
+        self._started: DhtNode | None = None
+        self._port = 0
         self._servers: set[Server] = set()
         self._local_hosts = local_hosts(host)
         self._suspended = False
@@ -103,12 +110,16 @@ class HyperDHT(Queries):
     # --- life
 
     async def __aenter__(self) -> Self:
+        if self._started is not None:
+            raise LocalProtocolError("a HyperDHT is entered once; make another one")
         await self._transport.__aenter__()
         try:
             self._transport.open()
             self._bind_server_socket()
-            self._machine = self._make_machine()
-            self._transport.attach(self._machine)
+            self._port = self._transport.port(SERVER_SOCKET)
+            self._started = self._make_machine()
+            self._rpc.on_bootstrapped.append(lambda _: self._bootstrapped.set())
+            self._transport.attach(self._started)
             self._tasks = anyio.create_task_group()
             await self._tasks.__aenter__()
         except BaseException:
@@ -117,10 +128,11 @@ class HyperDHT(Queries):
         self._links = Links(self, self._transport, self._machine, self._keep_alive, self._max_message_bytes)
         self._tasks.start_soon(self._keep_alive.run, self._tasks)
         self._tasks.start_soon(self._join_network)
-        self._tasks.start_soon(self._watch_interfaces)
+        self._tasks.start_soon(self._watch_machine)
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._waiting.close()
         with anyio.CancelScope(shield=True):
             await self._close_servers()
         self._tasks.cancel_scope.cancel()
@@ -165,19 +177,24 @@ class HyperDHT(Queries):
             self._rpc.set_bootstrap(await resolve(self._bootstrap))
         self._machine.start(self.now())
         self.wake()
-        await self.fully_bootstrapped()
+        await self._bootstrapped.wait()
         if self._bootstrap and not len(self._rpc.table):
             self._rpc.set_bootstrap([*known_addresses(self._bootstrap), *await resolve(self._bootstrap)])
             self._rpc.refresh(self.now())
             self.wake()
 
-    async def _watch_interfaces(self) -> None:
-        while self._host == EVERY_INTERFACE:
-            await anyio.sleep(INTERFACES_EVERY_S)
+    async def _watch_machine(self) -> None:
+        """Notice other addresses, and sleep: the clock that timers follow may have stopped meanwhile, the time of day did not."""
+        ahead = self._wall_clock() - self.now()
+        while True:
+            await anyio.sleep(LOOK_EVERY_S)
+            before, ahead = ahead, self._wall_clock() - self.now()
             hosts = local_hosts(self._host)
             if hosts != self._local_hosts:
                 self._local_hosts = hosts
                 self.handle_network_change()
+            elif ahead - before > SLEPT_AFTER_S:
+                self.handle_wakeup()
 
     def handle_network_change(self) -> None:
         """The network of this machine is another one: find out about it, announce anew, and see which connections live.
@@ -188,22 +205,34 @@ class HyperDHT(Queries):
         self._keep_alive.beat_all(self._tasks)
         self.wake()
 
+    def handle_wakeup(self) -> None:
+        """This machine slept: ask who is still there, and see which connections live. Noticed without a call."""
+        self._rpc.handle_wakeup(self.now())
+        self._keep_alive.beat_all(self._tasks)
+        for server in tuple(self._servers):
+            server.refresh()
+        self.wake()
+
     async def fully_bootstrapped(self) -> None:
-        """Wait until the nodes around us are known, or there is nobody."""
+        """Wait until the nodes around us are known, or there is nobody.
+
+        Raises:
+            ClosedResourceError: The node is closed.
+        """
         if not self._rpc.bootstrapped:
-            done: Pending[float] = Pending()
-            self._rpc.on_bootstrapped.append(done.set)
-            await done.wait()
+            await self._waiting.wait(self._bootstrapped)
+        self._waiting.check()
 
     def on_network_change(self, callback: Callable[[], object]) -> Callable[[], None]:
         """Call `callback` when our addresses changed, and when others answer again. Returns what undoes it."""
+        call = guarded(callback, instead=None, name="on_network_change")
 
         def changed(now: float) -> None:
-            callback()
+            call()
 
         def health_changed(now: float) -> None:
             if self.online:
-                callback()
+                call()
 
         def undo() -> None:
             self._rpc.on_network_change.remove(changed)
@@ -215,6 +244,7 @@ class HyperDHT(Queries):
 
     async def suspend(self) -> None:
         """Before the machine sleeps: withdraw servers, reset connections, and be silent until `resume`."""
+        self._waiting.check()
         if self._suspended:
             return
         self._suspended = True
@@ -228,6 +258,7 @@ class HyperDHT(Queries):
     async def resume(self) -> None:
         """Undo `suspend`."""
         await checkpoint()
+        self._waiting.check()
         if not self._suspended:
             return
         self._suspended = False
@@ -241,7 +272,7 @@ class HyperDHT(Queries):
     @property
     def port(self) -> int:
         """The local port of the server socket."""
-        return self._transport.port(SERVER_SOCKET)
+        return self._port
 
     @property
     def ports(self) -> tuple[int, ...]:
@@ -313,6 +344,7 @@ class HyperDHT(Queries):
             PeerNotFound: Nobody announced that key.
             ConnectError: It was announced, but could not be reached; the cause says what was in the way.
             HandshakeError: `public_key` is not a key.
+            ClosedResourceError: The node is closed.
         """
         if self._suspended:
             raise NodeSuspended
@@ -325,7 +357,7 @@ class HyperDHT(Queries):
             local_connection=local_connection,
             fast_open=fast_open,
             reusable_socket=reusable_socket,
-            holepunch=holepunch,
+            holepunch=_guarded(holepunch),
         )
 
     def listen(
@@ -342,23 +374,27 @@ class HyperDHT(Queries):
 
         Args:
             key_pair: The node's without.
-            firewall: Decides who is refused, and may be async. A refused peer gets no answer.
+            firewall: Decides who is refused, and may be async, for 10 s. A refused peer gets no answer.
             share_local_address: Tell peers our addresses in the local network.
             reusable_socket: Let a peer's later connections use the way of its first.
             relay_through: The public key of a blind relay to offer to each peer.
             holepunch: Asked before hole punching.
+
+        Hooks that raise say no; it is logged.
         """
-        relay = relay_through if callable(relay_through) else lambda: relay_through
+        relay: Callable[[], bytes | None]
+        if callable(relay_through):
+            relay = guarded(relay_through, instead=None, name="relay_through")
+        else:
+            relay = partial(_constant, relay_through)
         options = ServerOptions(
             share_local_address=share_local_address,
             reusable_socket=reusable_socket,
             relay_through=relay,
             on_relay=self._take_relay,
-            hook=holepunch,
+            hook=_guarded(holepunch),
         )
-        server = Server(self, key_pair or self.key_pair, firewall, options)
-        self._servers.add(server)
-        return server
+        return Server(self, key_pair or self.key_pair, firewall, options)
 
     # --- for the parts of this package
 
@@ -380,7 +416,18 @@ class HyperDHT(Queries):
         return True
 
     @property
-    def _rpc(self) -> RpcNode:  # type: ignore[override]
+    def waiting(self) -> Waiting:
+        """Ends with the node."""
+        return self._waiting
+
+    @property
+    def _machine(self) -> DhtNode:
+        if self._started is None:
+            raise LocalProtocolError("a HyperDHT works inside its context: async with HyperDHT() as dht")
+        return self._started
+
+    @property
+    def _rpc(self) -> RpcNode:
         return self._machine.rpc
 
     def now(self) -> float:
@@ -398,10 +445,6 @@ class HyperDHT(Queries):
         """Run a task until the node closes."""
         self._tasks.start_soon(function, *arguments)
 
-    def report(self, error: Exception, what: str) -> None:
-        """A program's own hook failed."""
-        _log.error("%s", what, exc_info=error)
-
     def start_server(
         self,
         key_pair: KeyPair,
@@ -412,6 +455,7 @@ class HyperDHT(Queries):
         options: ServerOptions,
     ) -> tuple[ServerMachine, Announcer]:
         """For `Server`."""
+        self._waiting.check()
         started = self._machine.listen(
             key_pair,
             now=self.now(),
@@ -428,16 +472,28 @@ class HyperDHT(Queries):
         self._machine.stop(server, self.now(), then)
         self.wake()
 
+    def remember_server(self, server: Server) -> None:
+        """For `Server`: it listens, and wants to hear when the node closes, sleeps or moves."""
+        self._servers.add(server)
+
     def forget_server(self, server: Server) -> None:
         """For `Server`: it is closed."""
         self._servers.discard(server)
 
-    def take_link(self, link: Link, key_pair: KeyPair, take: Callable[[PeerStream], Awaitable[None]]) -> None:
+    def take_link(self, link: Link, key_pair: KeyPair, take: Callable[[PeerStream], None]) -> None:
         """For `Server`: bind a stream to the way a peer came, and hand it over once the peer has spoken."""
         self._links.accept(link, key_pair, take)
 
-    def _take_relay(self, wanted: Any, now: float) -> None:
-        self._links.pair(wanted)
+    def _take_relay(self, wanted: RelayWanted, now: float) -> None:
+        self._links.pair(wanted, for_client=True)
 
     def _local_addresses(self) -> tuple[Address, ...]:
         return tuple(Address(host, self.port) for host in self._local_hosts)
+
+
+def _guarded(hook: PunchHook | None) -> PunchHook | None:
+    return None if hook is None else guarded(hook, instead=False, name="holepunch")
+
+
+def _constant(value: bytes | None) -> bytes | None:
+    return value

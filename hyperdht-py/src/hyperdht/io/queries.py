@@ -11,7 +11,8 @@ from ..dht.operations import ImmutableFound, MutableFound, PeerFound, PutOutcome
 from ..dht.peers_found import PeersFound
 from ..errors import RequestTimeout
 from ..rpc import Answer, QueryOutcome, RpcNode
-from .pending import Pending, Results
+from .hooks import guarded
+from .pending import Pending, Results, Waiting
 
 T = TypeVar("T")
 
@@ -21,10 +22,17 @@ class _Cancellable(Protocol):
 
 
 class Queries:
-    """The part of `HyperDHT` that looks things up and stores them."""
+    """The part of `HyperDHT` that looks things up and stores them.
 
-    _rpc: RpcNode
+    All of it raises `ClosedResourceError` when the node is closed, also while it waits.
+    """
+
+    _waiting: Waiting
     key_pair: KeyPair
+
+    @property
+    def _rpc(self) -> RpcNode:
+        raise NotImplementedError
 
     def _now(self) -> float:
         raise NotImplementedError
@@ -34,7 +42,7 @@ class Queries:
         raise NotImplementedError
 
     async def _outcome_of(self, start: Callable[[Callable[[T], None]], _Cancellable]) -> T:
-        outcome: Pending[T] = Pending()
+        outcome: Pending[T] = Pending(self._waiting)
         running = start(outcome.set)
         self._wake()
         try:
@@ -48,7 +56,7 @@ class Queries:
 
         What a node says is a hint: only connecting to a peer proves its key.
         """
-        results: Results[PeerRecord] = Results()
+        results: Results[PeerRecord] = Results(self._waiting)
         seen: set[bytes] = set()
 
         def take(found: PeersFound, now: float) -> None:
@@ -72,6 +80,7 @@ class Queries:
         Raises:
             RequestTimeout: Nobody answered.
         """
+        on_peers = _guarded(on_peers)
         outcome: QueryOutcome = await self._outcome_of(
             lambda then: operations.lookup(self._rpc, topic, seeds=seeds, on_peers=on_peers, then=then, now=self._now())
         )
@@ -81,7 +90,7 @@ class Queries:
 
     async def find_peer(self, public_key: bytes) -> AsyncIterator[PeerFound]:
         """The nodes that can pass on a handshake to a listening peer."""
-        results: Results[PeerFound] = Results()
+        results: Results[PeerFound] = Results(self._waiting)
         running = operations.find_peer(
             self._rpc,
             public_key,
@@ -124,7 +133,7 @@ class Queries:
                 relay_addresses=relay_addresses,
                 clear=clear,
                 seeds=seeds,
-                on_peers=on_peers,
+                on_peers=_guarded(on_peers),
                 then=then,
                 now=self._now(),
             )
@@ -156,7 +165,7 @@ class Queries:
                 key_pair or self.key_pair,
                 seeds=seeds,
                 only_closest_nodes=only_closest_nodes,
-                on_peers=on_peers,
+                on_peers=_guarded(on_peers),
                 then=then,
                 now=self._now(),
             )
@@ -217,15 +226,19 @@ class Queries:
         Raises:
             RequestTimeout: It did not, four times.
         """
-        answer: Pending[Answer] = Pending()
-        started = self._now()
-        handle = self._rpc.ping(address, then=answer.set, now=started)
+        answer: Pending[Answer] = Pending(self._waiting)
+        rpc, started = self._rpc, self._now()
+        handle = rpc.ping(address, then=answer.set, now=started)
         self._wake()
         try:
             outcome = await answer.wait()
         except BaseException:
-            self._rpc.cancel(handle)
+            rpc.cancel(handle)
             raise
         if outcome.reply is None:
             raise RequestTimeout(f"{address.host}:{address.port} does not answer")
         return outcome.now - started
+
+
+def _guarded(on_peers: operations.OnPeers | None) -> operations.OnPeers | None:
+    return None if on_peers is None else guarded(on_peers, instead=None, name="on_peers")

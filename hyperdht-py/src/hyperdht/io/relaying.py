@@ -1,8 +1,10 @@
 """Blind relays: meeting a peer at one, and being one."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Self, cast
 
 import anyio
@@ -12,8 +14,10 @@ from ..dht.blind_relay import RelayPair, RelayPairing
 from ..dht.blind_relay_messages import PROTOCOL, MessageType, Pair, decode_pair, encode_pair
 from ..dht.link import RelayWanted
 from ..errors import ConnectionClosed, DecodeError, LocalProtocolError, RequestTimeout
+from .hooks import guarded
 from .mux import MuxChannel, Protomux
 from .peer_stream import PeerStream
+from .relay_limits import Carried, RelayLimits
 
 if TYPE_CHECKING:
     from .node import HyperDHT
@@ -21,10 +25,11 @@ if TYPE_CHECKING:
     from .udx_stream import UdxByteStream
 
 PAIR_TIMEOUT_S = 15.0  # as long as either side waits for the other
+WATCH_EVERY_S = 1.0
 
 
 @asynccontextmanager
-async def meet_at_relay(node: "HyperDHT", wanted: RelayWanted) -> AsyncIterator[Protomux]:
+async def meet_at_relay(node: "HyperDHT", wanted: RelayWanted) -> AsyncGenerator[Protomux]:
     """Connect to a relay and pair; report the way to `wanted`. The way lasts as long as the connection to the relay.
 
     Raises:
@@ -62,22 +67,33 @@ async def _answer_to(channel: MuxChannel, wanted: RelayWanted) -> Pair:
 class BlindRelay:
     """Carries connections of others, which it cannot read: `async with BlindRelay(dht) as relay`.
 
-    Peers name `relay.public_key` as `relay_through`. What it carries crosses this machine's line twice; `allow` is where
-    an operator says who may and how much.
+    Peers name `relay.public_key` as `relay_through`. What it carries crosses this machine's line twice; `limits` and `allow`
+    are where an operator says who may and how much.
     """
 
-    def __init__(self, node: "HyperDHT", *, allow: Callable[[int, int], bool] | None = None) -> None:
+    def __init__(
+        self,
+        node: "HyperDHT",
+        *,
+        limits: RelayLimits | None = None,
+        allow: Callable[[int, int], bool] | None = None,
+    ) -> None:
         """
         Args:
+            limits: How much it carries, and for how many.
             allow: Called as allow(packets, bytes) before packets are passed on; False drops them.
         """
         self._node = node
-        self._allow = allow
+        self._limits = limits or RelayLimits()
+        self._allow = None if allow is None else guarded(allow, instead=False, name="allow")
         self._server: Server = node.listen()
         self._pairing = RelayPairing(on_matched=self._matched, on_ended=self._ended)
         self._channels: dict[int, MuxChannel] = {}
-        self._streams: dict[RelayPair, tuple[int, int]] = {}
+        self._carried: dict[RelayPair, Carried] = {}
+        self._hosts: Counter[str] = Counter()
         self._next_session = 0
+        self.refused = 0
+        """Peers that connected and were dropped because there were too many."""
 
     @property
     def public_key(self) -> bytes:
@@ -89,8 +105,14 @@ class BlindRelay:
         """Connections carried now."""
         return self._pairing.pairs
 
+    @property
+    def sessions(self) -> int:
+        """Peers connected now."""
+        return self._hosts.total()
+
     async def __aenter__(self) -> Self:
         await self._server.listen()
+        self._bucket = self._limits.bucket(self._node.now())
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         self._tasks.start_soon(self._serve)
@@ -105,44 +127,72 @@ class BlindRelay:
 
     async def _serve(self) -> None:
         async for stream in self._server:
-            self._tasks.start_soon(self._serve_peer, stream)
+            raw = cast("UdxByteStream", stream.raw_stream)
+            host = raw.remote_address.host
+            if self.sessions < self._limits.sessions and self._hosts[host] < self._limits.sessions_of_host:
+                self._hosts[host] += 1
+                self._tasks.start_soon(self._serve_peer, stream, host)
+            else:
+                self.refused += 1
+                raw.destroy()
 
     async def _watch(self) -> None:
-        """Forget who waits in vain, and pairs whose streams ended."""
+        """Forget who waits in vain, and pairs that ended, or were here for too long or for nothing."""
         while True:
-            await anyio.sleep(1.0)
-            self._pairing.handle_timer(now=self._node.now())
-            for pair in [pair for pair, ids in self._streams.items() if not all(map(self._node.has_stream, ids))]:
-                self._pairing.end(pair)
-                self._ended(pair, self._node.now())
+            await anyio.sleep(WATCH_EVERY_S)
+            now = self._node.now()
+            self._pairing.handle_timer(now=now)
+            for pair, carried in tuple(self._carried.items()):
+                alive = all(map(self._node.has_stream, carried.streams))
+                if not alive or not self._limits.may_go_on(carried, now):
+                    self._pairing.end(pair)
+                    self._ended(pair, now)
 
-    async def _serve_peer(self, stream: PeerStream) -> None:
+    async def _serve_peer(self, stream: PeerStream, host: str) -> None:
         session, self._next_session = self._next_session, self._next_session + 1
-        raw = cast("UdxByteStream", stream.raw_stream)
-        async with Protomux(stream) as mux:
-            try:
+        try:
+            async with Protomux(stream) as mux:
                 channel = await mux.open_channel(PROTOCOL, stream.remote_public_key)
                 self._channels[session] = channel
-                self._pairing.open(session, host=raw.remote_address.host)
+                self._pairing.open(session, host=host)
                 while True:
-                    kind, body = await channel.receive()
+                    kind, body = await self._next_message(session, channel)
                     self._pairing.receive(session, kind, body, self._node.now())
-            except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
-                pass
-            finally:
-                self._channels.pop(session, None)
-                self._pairing.close(session, self._node.now())
+        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            pass
+        finally:
+            self._hosts[host] -= 1
+            if not self._hosts[host]:
+                del self._hosts[host]
+            self._channels.pop(session, None)
+            self._pairing.close(session, self._node.now())
+
+    async def _next_message(self, session: int, channel: MuxChannel) -> tuple[int, memoryview]:
+        """
+        Raises:
+            ClosedResourceError: A peer that is neither carried nor waits for another has no business here.
+        """
+        while True:
+            with anyio.move_on_after(self._limits.idle_s):
+                return await channel.receive()
+            if not self._pairing.has_business(session):
+                raise anyio.ClosedResourceError
 
     def _matched(self, pair: RelayPair, now: float) -> None:
         first, second = (self._open_stream(end.stream_id) for end in pair.ends)
-        endpoint = self._node.endpoint
-        endpoint.relay(first, second, hook=self._allow)
-        endpoint.relay(second, first, hook=self._allow)
-        self._streams[pair] = (first, second)
+        carried = self._carried[pair] = Carried((first, second), now)
+        hook = partial(self._may_carry, carried)
+        self._node.endpoint.relay(first, second, hook=hook)
+        self._node.endpoint.relay(second, first, hook=hook)
         for end, answer in zip(pair.ends, pair.answers((first, second)), strict=True):
             channel = self._channels.get(cast("int", end.session))
             if channel is not None:
                 self._tasks.start_soon(self._answer, channel, answer)
+
+    def _may_carry(self, carried: Carried, packets: int, size: int) -> bool:
+        if self._allow is not None and not self._allow(packets, size):
+            return False
+        return self._limits.allow(carried, self._bucket, size, self._node.now())
 
     async def _answer(self, channel: MuxChannel, message: bytes) -> None:
         with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # its session ends by itself
@@ -153,17 +203,18 @@ class BlindRelay:
 
         def bind(socket: int, sender: Address, now: float) -> bool:
             """The peer's first packet shows where it is."""
-            stream = endpoint.stream(stream_id)
-            if stream.address is not None:
-                return False
-            endpoint.connect(stream_id, socket, sender, remote_id, now=now)
-            return True
+            if endpoint.stream(stream_id).address is None:
+                with contextlib.suppress(LocalProtocolError):  # a pair that ended in this turn
+                    endpoint.connect(stream_id, socket, sender, remote_id, now=now)
+                    return True
+            return False
 
         stream_id = endpoint.reserve(bind)
         return stream_id
 
     def _ended(self, pair: RelayPair, now: float) -> None:
-        for stream_id in self._streams.pop(pair, ()):
+        carried = self._carried.pop(pair, None)
+        for stream_id in () if carried is None else carried.streams:
             try:
                 self._node.endpoint.stream(stream_id).destroy()
             except LocalProtocolError:

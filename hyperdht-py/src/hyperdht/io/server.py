@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -14,12 +14,14 @@ from ..dht.payloads import NoisePayload
 from ..dht.server import HandshakeRequest
 from ..dht.server import Server as ServerMachine
 from ..dht.server_session import ServerOptions
+from .hooks import report
 from .peer_stream import PeerStream
 from .pending import Pending
 
 if TYPE_CHECKING:
     from ..dht.announcer import Announcer
     from .node import HyperDHT
+    from .udx_stream import UdxByteStream
 
 FirewallHook = Callable[[bytes, NoisePayload, Address], bool | Awaitable[bool]]
 """Called as hook(public key, what the peer says about itself, its address by what a relay says); True refuses the peer."""
@@ -28,6 +30,7 @@ FirewallHook = Callable[[bytes, NoisePayload, Address], bool | Awaitable[bool]]
 # late does not want them.
 BACKLOG = 64
 CLOSE_TIME_S = 3.0
+JUDGE_TIME_S = 10.0  # the handshake is given up by then, and a hook that hangs must not collect tasks
 
 
 class Server:
@@ -47,7 +50,7 @@ class Server:
         self._closed = False
         self._machine: ServerMachine | None = None
         self._announcer: Announcer | None = None
-        self._announced: Pending[float] = Pending()
+        self._announced = anyio.Event()
 
     @property
     def public_key(self) -> bytes:
@@ -72,15 +75,19 @@ class Server:
 
         Raises:
             LocalProtocolError: The node listens with that key pair already.
+            ClosedResourceError: The node or the server is closed.
         """
         await self._node.fully_bootstrapped()
+        if self._closed:
+            raise anyio.ClosedResourceError
         self._machine, self._announcer = self._node.start_server(
             self.key_pair,
             on_link=self._take_link,
             on_handshake=None if self._firewall is None else self._judge,
-            on_announced=self._announced.set,
+            on_announced=lambda _: self._announced.set(),
             options=self._options,
         )
+        self._node.remember_server(self)
         try:
             await self.flushed()
         except BaseException:
@@ -90,7 +97,8 @@ class Server:
 
     async def flushed(self) -> None:
         """Wait until the first announcement is done."""
-        await self._announced.wait()
+        await self._node.waiting.wait(self._announced)
+        self._node.waiting.check()
 
     def refresh(self) -> None:
         """Announce anew now. Changes of the network do this by themselves."""
@@ -134,12 +142,13 @@ class Server:
             with anyio.move_on_after(unannounce_within_s):
                 await done.wait()
         while self._accepted:
-            await anyio.aclose_forcefully(self._accepted.popleft())
+            _drop(self._accepted.popleft())
+        await checkpoint()
 
     async def suspend(self) -> None:
         """For `HyperDHT.suspend`: withdraw what was announced."""
-        done: Pending[float] = Pending()
         if self._announcer is not None:
+            done: Pending[float] = Pending(self._node.waiting)
             self._announcer.suspend(self._node.now(), done.set)
             self._node.wake()
             await done.wait()
@@ -152,20 +161,22 @@ class Server:
     def _take_link(self, link: Link, now: float) -> None:
         self._node.take_link(link, self.key_pair, self._take_stream)
 
-    async def _take_stream(self, stream: PeerStream) -> None:
+    def _take_stream(self, stream: PeerStream) -> None:
+        if len(self._accepted) >= BACKLOG:  # who left meanwhile makes room
+            self._accepted = deque(waiting for waiting in self._accepted if not waiting.over)
         if self._closed or len(self._accepted) >= BACKLOG:
             self.refused += not self._closed
-            await anyio.aclose_forcefully(stream)
-            return
-        self._accepted.append(stream)
-        self._news.set()
+            _drop(stream)
+        else:
+            self._accepted.append(stream)
+            self._news.set()
 
     def _judge(self, request: HandshakeRequest, now: float) -> None:
         assert self._firewall is not None
         try:
             verdict = self._firewall(request.public_key, request.payload, request.address)
         except Exception as error:
-            self._node.report(error, "the firewall hook of a server failed; the peer is refused")
+            report(error, "firewall")
             verdict = True
         if isinstance(verdict, Awaitable):
             self._node.start_soon(self._judge_later, request, verdict)
@@ -177,11 +188,16 @@ class Server:
     async def _judge_later(self, request: HandshakeRequest, verdict: Awaitable[bool]) -> None:
         refused = True
         try:
-            refused = await verdict
+            with anyio.move_on_after(JUDGE_TIME_S):
+                refused = await verdict
         except Exception as error:
-            self._node.report(error, "the firewall hook of a server failed; the peer is refused")
+            report(error, "firewall")
         if refused:
             request.reject(self._node.now())
         else:
             request.accept(self._node.now())
         self._node.wake()
+
+
+def _drop(stream: PeerStream) -> None:
+    cast("UdxByteStream", stream.raw_stream).destroy()
