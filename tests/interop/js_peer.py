@@ -1,4 +1,4 @@
-"""Drives peer.mjs from a test."""
+"""Drives peer.mjs, or another program that is spoken with in the same way, from a test."""
 
 import json
 import math
@@ -73,9 +73,9 @@ class JsPeer:
 
 
 @asynccontextmanager
-async def js_peer() -> AsyncIterator[JsPeer]:
+async def js_peer(program: Path = PEER) -> AsyncIterator[JsPeer]:
     """A running peer; it is gone when the block ends."""
-    async with await anyio.open_process(["node", str(PEER)], stderr=None) as process:
+    async with await anyio.open_process(["node", str(program)], stderr=None) as process:
         peer = JsPeer(process)
         async with anyio.create_task_group() as task_group:
             task_group.start_soon(peer.read)
