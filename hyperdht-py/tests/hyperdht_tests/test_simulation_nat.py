@@ -29,7 +29,7 @@ KINDS = (
 PER_DESTINATION = (NatKind.RANDOM, NatKind.SYMMETRIC)
 REACHABLE = (NatKind.OPEN, NatKind.FORWARDED)
 LIMIT_S = 60.0
-QUICK_S = 1.5
+QUICK_S = 0.4
 
 
 class Meeting:

@@ -234,10 +234,11 @@ class Connect:
     def _handle_stream_packet(self, socket: int, sender: Address, now: float) -> bool:
         """A packet for our stream came from somewhere new: the peer reached us before we reached it."""
         if self._reach is None:
-            # Without the answer we cannot read what it sends, but shall know where it is.
+            # The server sends as soon as it has answered, so its first packet often overtakes the answer. The stream keeps it
+            # until then; refused, it would come again after a second.
             if self._state is _State.SEARCHING:
                 self._reached_from = (socket, sender)
-            return False
+            return self._state is _State.SEARCHING
         if self._reach.comes_from_relay(socket, sender):
             return self._relayed
         if self.over:
