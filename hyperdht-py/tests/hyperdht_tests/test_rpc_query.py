@@ -6,10 +6,10 @@ from random import Random
 import pytest
 
 from hyperdht.addresses import Address
+from hyperdht.rpc.best_replies import BestReply
 from hyperdht.rpc.messages import Reply, node_id
 from hyperdht.rpc.query import (
     MAX_CANDIDATES,
-    BestReply,
     Commit,
     DownHintWanted,
     Query,

@@ -83,6 +83,17 @@ def test_t17_an_attacker_who_surrounds_a_topic_does_not_hide_what_was_announced_
     assert all(liar.liar is not None and liar.liar.lies for liar in liars)
 
 
+def test_t17_an_attacker_with_few_networks_does_not_swallow_what_is_announced_later() -> None:
+    population = Population(4)
+    population.fill(NODES)
+    population.clock.run(20)
+    topic, key_pair = population.random.randbytes(32), key_pair_of(1)
+    besiege(population, topic, hosts=2, nodes_each=15)
+    population.announce(population.honest[0], topic, key_pair)
+    found = [key_pair.public_key in population.find(member, topic) for member in population.honest[1:9]]
+    assert all(found)
+
+
 def test_t17_a_flood_of_records_from_one_address_leaves_room_for_others() -> None:
     population = Population(5)
     population.fill(NODES)

@@ -1,5 +1,6 @@
 """dht-rpc without I/O: requests and replies between the nodes of the DHT, and queries across them."""
 
+from .best_replies import BestReply
 from .caller import Answer, Caller
 from .endpoint import CLIENT_SOCKET, SERVER_SOCKET, Endpoint
 from .events import Event, NatSampled, ReplyReceived, RequestReceived, RequestSlow, RequestTimedOut
@@ -18,7 +19,7 @@ from .messages import (
 )
 from .nat import NatSampler
 from .node import RpcNode
-from .query import BestReply, Commit, DownHintWanted, Query, QueryEvent, QueryFinished, QueryReplied
+from .query import Commit, DownHintWanted, Query, QueryEvent, QueryFinished, QueryReplied
 from .randomness import Randomness
 from .requests import QUERY_RETRIES, RETRIES, TIMEOUT_S, Datagram
 from .routing_table import Node, RoutingTable

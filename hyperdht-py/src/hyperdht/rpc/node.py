@@ -6,13 +6,14 @@ from functools import partial
 from ..addresses import Address
 from ..buffers import BytesLike
 from .background import Background, first_tick
+from .best_replies import BestReply
 from .caller import Caller
 from .endpoint import SERVER_SOCKET, Endpoint
 from .health import Health
 from .membership import Membership, Wishes
 from .messages import HASH_BYTES, Command, Reply, encode_address
 from .nat import NatSampler
-from .query import BestReply, DownHintWanted, Query
+from .query import DownHintWanted, Query
 from .randomness import Randomness
 from .requests import QUERY_RETRIES
 from .routing_table import MAX_PER_SUBNET, RoutingTable

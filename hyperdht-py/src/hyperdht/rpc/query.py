@@ -3,7 +3,6 @@
 Source: dht-rpc 6.27.0 `lib/query.js`; docs/protocol/dht-rpc.md.
 """
 
-from bisect import insort
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from enum import Enum, auto
 from typing import TypeAlias
 
 from ..addresses import Address
+from .best_replies import BestReplies, BestReply
 from .hosts import HostKind, host_kind
 from .messages import Reply, node_id
 from .routing_table import BUCKET_SIZE
@@ -26,18 +26,6 @@ MAX_CLOSER_NODES = BUCKET_SIZE
 # A real query meets 100 to 300 nodes. Liars who name each other would make it last, and our memory grow, for ever.
 MAX_CANDIDATES = 1024
 FIRST_USER_PORT = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class BestReply:
-    """A reply without error from a node with a valid id."""
-
-    distance: int
-    """XOR of the node's id and the target."""
-    node_id: bytes
-    address: Address
-    """Where it came from; a write goes there and carries `reply.token`."""
-    reply: Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +102,7 @@ class Query:
             only_closest_nodes: Ask nobody but the seeds.
         """
         self.target = target
-        self.best_replies: list[BestReply] = []
-        """Up to 20, closest first."""
+        self._best = BestReplies()
         self.finished = False
         self._own_id = own_id
         self._table = table
@@ -133,6 +120,11 @@ class Query:
         self._table_used = False
         self._careful = False
         self._start(seeds)
+
+    @property
+    def best_replies(self) -> list[BestReply]:
+        """Up to 20, closest first; see `BestReplies`."""
+        return self._best.replies
 
     def next_request(self, *, in_flight: int = 0) -> Address | None:
         """Whom to ask now, or None until the next outcome.
@@ -207,12 +199,12 @@ class Query:
                 self._consider(address)
 
     def _consider(self, address: Address, recommender: Address | None = None) -> bool:
-        """Put the node on the stack unless it was met before. Returns whether it is closer than the 20th best reply."""
+        """Put the node on the stack unless it was met before. Returns whether those after it in a list may be wanted too."""
         identity = node_id(address)
         if identity == self._own_id:
             return True
         distance = int.from_bytes(identity, "big") ^ self._target
-        is_closer = self._is_closer(distance)
+        is_closer = self._best.wants(distance, address.host)
         known = self._candidates.get(address)
         if known is not None:
             self._recommended_again(known, recommender)
@@ -220,7 +212,7 @@ class Query:
             candidate = _Candidate(address, distance, [] if recommender is None else [recommender])
             self._candidates[address] = candidate
             self._pending.append(candidate)
-        return is_closer
+        return is_closer or self._best.is_crowded(distance, address.host)
 
     def _recommended_again(self, known: _Candidate, recommender: Address | None) -> None:
         if recommender is None:
@@ -239,12 +231,7 @@ class Query:
         if reply.id is None or reply.id == self._own_id:
             return
         distance = int.from_bytes(reply.id, "big") ^ self._target
-        if self._is_closer(distance) and all(best.distance != distance for best in self.best_replies):
-            insort(self.best_replies, BestReply(distance, reply.id, sender, reply), key=lambda best: best.distance)
-            del self.best_replies[BUCKET_SIZE:]
-
-    def _is_closer(self, distance: int) -> bool:
-        return len(self.best_replies) < BUCKET_SIZE or distance < self.best_replies[-1].distance
+        self._best.add(BestReply(distance, reply.id, sender, reply))
 
     def _allowed(self, in_flight: int) -> int:
         if self._background and in_flight >= IDLE_BELOW_REQUESTS:
@@ -265,7 +252,7 @@ class Query:
         return candidate
 
     def _advance(self) -> None:
-        while self._pending and not self._is_closer(self._pending[-1].distance):
+        while self._pending and not self._best.wants(self._pending[-1].distance, self._pending[-1].address.host):
             self._pending.pop()
         if self.finished or self._pending or self._waits():
             return
@@ -278,7 +265,7 @@ class Query:
 
     def _waits(self) -> bool:
         all_slow = self._slow == self._in_flight
-        return self._in_flight > 0 and not (all_slow and len(self.best_replies) == BUCKET_SIZE)
+        return self._in_flight > 0 and not (all_slow and len(self._best) == BUCKET_SIZE)
 
 
 class Commit:

@@ -6,9 +6,10 @@ from functools import partial
 from typing import NamedTuple
 
 from ..addresses import Address
+from .best_replies import BestReply
 from .caller import Answer, Caller
 from .messages import Reply
-from .query import BestReply, Commit, DownHintWanted, Query, QueryFinished, QueryReplied
+from .query import Commit, DownHintWanted, Query, QueryFinished, QueryReplied
 from .requests import QUERY_RETRIES
 
 
