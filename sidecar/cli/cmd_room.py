@@ -9,6 +9,8 @@ from sidecar.cli.output import Output
 from sidecar.cli.session import PLAIN, DataDir, Json, Yes, agreed, can_ask, daemon_session, read_secret
 from sidecar.errors import ConsentNeeded
 
+SEEN = "Members meet through the DHT, whose nodes see this machine's IP address, unless it runs with --no-dht."
+
 app = typer.Typer(help="Create, join, leave and list rooms.", no_args_is_help=True, **PLAIN)
 Label = Annotated[str | None, typer.Option("--label", help="How you call the room; others do not see it.")]
 
@@ -28,6 +30,7 @@ def create(
 
             output.out.write(room_qr(room["code"]))
         output.line("Give the code only to those who may enter: it is not shown again.")
+        output.line(SEEN)
 
 
 @app.command()
@@ -46,6 +49,8 @@ def join(
         chosen = read_secret(room, "Room code")
         joined = _join(client, {"room": chosen, "label": label, "consent": yes}, output)
         output.done(f"Joined {joined['label']}: {joined['peers']} peers, {joined['adapters']} adapters.", joined)
+        if joined["kind"] == "private":
+            output.line(SEEN)
 
 
 def _join(client: ApiClient, request: dict[str, Any], output: Output) -> Any:
