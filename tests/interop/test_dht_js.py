@@ -187,13 +187,13 @@ def test_blind_relay(
 def test_a_relayed_connection_moves_to_a_direct_path(
     left: Kind, right: Kind, bootstrap: Callable[[Kind], list[str]]
 ) -> None:
-    """Several attempts: the official stack leaves the relay with the first direct packet, and what the other side had under
-    way through it is repeated there (libudx) and never arrives. In one of ten connections that is the first message."""
-    for attempt in range(ATTEMPTS):
+    """The official stack may have several attempts with itself: it leaves the relay with the first direct packet, and what its
+    other side had under way through the relay is repeated there for ever. In one of ten connections that is all it said."""
+    for left_over in reversed(range(ATTEMPTS if left == right == "js" else 1)):
         try:
             _move_to_a_direct_path(left, right, bootstrap(right))
         except PeerSilent:
-            if attempt == ATTEMPTS - 1:
+            if not left_over:
                 raise
         else:
             return
