@@ -9,6 +9,7 @@ make bench ARGS=hyperswarm                   our Hyperswarm stack and the offici
 make bench ARGS=hyperswarm-line              the same over 50 ms with 0, 0.1 and 1 % loss (Linux, root)
 make bench ARGS=hyperswarm-connect           connections a second, time to the first byte after a join
 make bench ARGS=hyperswarm-idle              1,000 connections that do nothing
+make bench ARGS=flood                        strangers against one node, and whether an honest peer connects
 
 Quote medians and CPU seconds per GB; MB/s of one run are only comparable with the other rows of that run.
 """
@@ -24,14 +25,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bench import get, hyperswarm, hyperswarm_connections, latency, scan
+from bench import flood, get, hyperswarm, hyperswarm_connections, latency, scan
 from bench.common import table
 from tests.natlab.namespaces import why_not
 
 SEVERAL_ROUNDS_MIB = 1024
 CONNECTIONS = 100
 """One after the other, in a round of hyperswarm-connect. Our servers slow down hosts that go on much longer at that rate."""
-CASES = ["get", "latency", "scan", "hyperswarm", "hyperswarm-line", "hyperswarm-connect", "hyperswarm-idle"]
+CASES = ["get", "latency", "scan", "hyperswarm", "hyperswarm-line", "hyperswarm-connect", "hyperswarm-idle", "flood"]
 
 
 def main() -> None:
@@ -50,7 +51,9 @@ def main() -> None:
     for case in args.cases:
         if case not in CASES:
             parser.error(f"no case {case}; there are: {' '.join(CASES)}")
-        if case.startswith("hyperswarm"):
+        if case == "flood":
+            print(f"\n{flood.run()}", flush=True)
+        elif case.startswith("hyperswarm"):
             _hyperswarm(case, args)
         else:
             with tempfile.TemporaryDirectory(prefix="bench-", dir=os.environ.get("BENCH_TMP")) as scratch:

@@ -18,6 +18,7 @@ from .link import Link
 from .noise_session import ServerHandshake
 from .payloads import HolepunchMessage, NoisePayload
 from .random_punches import RandomPunchLimiter
+from .rate_limit import source_of
 from .route_cache import RouteCache
 from .router import HandshakeArrival, Router
 from .server_session import Announced, ServerOptions, ServerSession, SessionContext
@@ -104,7 +105,8 @@ class Server:
         )
         self._by_noise: dict[bytes, ServerSession | None] = {}  # in order of arrival; None for what is no handshake
         self._sessions: dict[int, ServerSession] = {}  # by number, as long as they are remembered
-        self._open: dict[int, ServerSession] = {}
+        self._open: dict[int, tuple[ServerSession, Address]] = {}  # with whom it is charged to
+        self._given_up = 0
         self._next_number = 0
 
     @property
@@ -123,8 +125,8 @@ class Server:
 
     @property
     def refused(self) -> int:
-        """Handshakes not looked at because there were too many."""
-        return self._gate.refused
+        """Handshakes not looked at, or given up before their client came, because there were too many."""
+        return self._gate.refused + self._given_up
 
     @property
     def remembered(self) -> int:
@@ -147,7 +149,7 @@ class Server:
         self.listening = False
         self._router.unregister(self.target)
         self._storage.remove_own(self.public_key)
-        for session in tuple(self._open.values()):
+        for session, _ in tuple(self._open.values()):
             session.close(now)
         self._by_noise.clear()
         self._sessions.clear()
@@ -162,7 +164,7 @@ class Server:
                 known.receive_copy(arrival)
             return
         source = self._source_of(arrival)
-        if not self._gate.admit(source, now):
+        if not self._gate.admit(source, now, partial(self._make_room, source, now)):
             return
         session = self._new_session(key, source, arrival, now)
         if session is None:
@@ -183,7 +185,7 @@ class Server:
 
     def receive_probe(self, socket: int, sender: Address, now: float) -> bool:
         """A datagram of one byte arrived. Returns whether it was for this server."""
-        return any(session.receive_probe(socket, sender, now) for session in self._open.values())
+        return any(session.receive_probe(socket, sender, now) for session, _ in self._open.values())
 
     def _new_session(self, key: bytes, source: Address, arrival: HandshakeArrival, now: float) -> ServerSession | None:
         """The session of a message not seen before; None if it is not for us. Both are remembered."""
@@ -203,8 +205,18 @@ class Server:
             on_over=partial(self._handle_over, key, source),
         )
         self._next_number += 1
-        self._by_noise[key] = self._sessions[session.number] = self._open[session.number] = session
+        self._by_noise[key] = self._sessions[session.number] = session
+        self._open[session.number] = session, source
         return session
+
+    def _make_room(self, source: Address, now: float, of_source: bool) -> None:
+        """Give up the oldest client that has not shown that it got our answer. A flood with invented addresses would keep
+        everybody out else; who is there shows it after a round trip, and a flood makes that the last half second's."""
+        for session, its in self._open.values():
+            if not session.is_there and (not of_source or source_of(its) == source_of(source)):
+                self._given_up += 1
+                session.close(now)
+                return
 
     def _handle_over(self, key: bytes, source: Address, session: ServerSession, now: float) -> None:
         self._gate.leave(source)
@@ -233,5 +245,5 @@ class Server:
         return arrival.client_address if believed else arrival.sender
 
     def _may_dial_relay(self) -> bool:
-        dialling = sum(session.dials_relay_of_client for session in self._open.values())
+        dialling = sum(session.dials_relay_of_client for session, _ in self._open.values())
         return dialling < self._limits.max_relays

@@ -129,6 +129,7 @@ class ServerSession:
         self._relay: RelayAttempt | None = None
         self._relay_is_theirs = False
         self._expected_until = now + WAIT_S
+        self._wrote = False
         self._expects_client = True
         """Whether it may still reach us directly."""
         self._timer: Timer | None = self._rpc.timers.call_at(now + WAIT_S, self._give_up)
@@ -136,6 +137,11 @@ class ServerSession:
     @property
     def over(self) -> bool:
         return self._state is _State.OVER
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the client has shown that it got our answer. Its handshake may come from anywhere."""
+        return self._wrote or (self._relay is not None and self._relay.relayed)
 
     @property
     def dials_relay_of_client(self) -> bool:
@@ -184,7 +190,9 @@ class ServerSession:
     def receive_holepunch(self, message: HolepunchMessage, received: RequestReceived, now: float) -> None:
         """A round of hole punching with our number."""
         if self._punch is not None:
+            dropped = self._punch.dropped
             self._punch.receive(message, received, now)
+            self._wrote = self._wrote or self._punch.dropped == dropped
 
     def receive_probe(self, socket: int, sender: Address, now: float) -> bool:
         """A datagram of one byte arrived. Returns whether it was for this session."""
