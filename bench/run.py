@@ -4,6 +4,7 @@ make bench                                   get and hyperswarm
 make bench ARGS=get                          get beside scp and rsync: 64 MiB and 1 GiB in 5 rounds, 4 GiB in one
 make bench ARGS="get --mib 1024 --rounds 5"
 make bench ARGS=latency                      adapter appears in a store -> entry:added at the peer, 20 times
+make bench ARGS=sync                         share -> installed at the peer by a rule of auto-sync, 20 times
 make bench ARGS=scan                         a store with 1,000 models: first scan, idle cost, memory
 make bench ARGS=hyperswarm                   our Hyperswarm stack and the official one in all combinations: 1 GiB over loopback
 make bench ARGS=hyperswarm-line              the same over 50 ms with 0, 0.1 and 1 % loss (Linux, root)
@@ -25,14 +26,24 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bench import flood, get, hyperswarm, hyperswarm_connections, latency, scan
+from bench import flood, get, hyperswarm, hyperswarm_connections, latency, scan, sync
 from bench.common import table
 from tests.natlab.namespaces import why_not
 
 SEVERAL_ROUNDS_MIB = 1024
 CONNECTIONS = 100
 """One after the other, in a round of hyperswarm-connect. Our servers slow down hosts that go on much longer at that rate."""
-CASES = ["get", "latency", "scan", "hyperswarm", "hyperswarm-line", "hyperswarm-connect", "hyperswarm-idle", "flood"]
+CASES = [
+    "get",
+    "latency",
+    "sync",
+    "scan",
+    "hyperswarm",
+    "hyperswarm-line",
+    "hyperswarm-connect",
+    "hyperswarm-idle",
+    "flood",
+]
 
 
 def main() -> None:
@@ -40,7 +51,7 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", default=["get", "hyperswarm"], metavar="CASE", help=" ".join(CASES))
     parser.add_argument("--mib", type=int, nargs="+", help="sizes (get: 64 1024 4096, hyperswarm: 1024, -line: 64)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds; get above 1 GiB has one")
-    parser.add_argument("--times", type=int, default=20, help="latency: adapters; hyperswarm-connect: joins")
+    parser.add_argument("--times", type=int, default=20, help="latency, sync: adapters; hyperswarm-connect: joins")
     parser.add_argument("--models", type=int, default=1000, help="scan: models in the store")
     parser.add_argument("--idle", type=float, default=30.0, help="scan, hyperswarm-idle: seconds of doing nothing")
     parser.add_argument("--connections", type=int, default=1000, help="hyperswarm-idle: how many")
@@ -63,6 +74,8 @@ def main() -> None:
 def _ollaswarm(case: str, scratch: Path, args: argparse.Namespace) -> None:
     if case == "latency":
         latency.run(args.times)
+    elif case == "sync":
+        print(sync.run(scratch, args.times))
     elif case == "scan":
         print(scan.run(scratch, args.models, args.idle))
     else:

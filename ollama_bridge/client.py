@@ -191,6 +191,13 @@ class OllamaClient:
             models.append(ListedModel(name, model.digest or "", int(model.size or 0)))
         return tuple(models)
 
+    async def loaded(self) -> tuple[ModelName, ...]:
+        """The models that are in memory now (`ollama ps`)."""
+        with self._translated():
+            listed = (await self._ollama.ps()).models
+        names = [model.model or "" for model in listed]
+        return tuple(ModelName.parse(name) for name in names if ModelName.is_valid(name))
+
     async def find(self, name: ModelName) -> ModelName | None:
         """The name as the server spells it, None if it has no such model. Ollama ignores case, so does this."""
         return next((model.name for model in await self.tags() if model.name.folded == name.folded), None)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 ENVIRONMENT_PREFIX = "OLLASWARM_"
 CONFIG_VARIABLE = "OLLASWARM_CONFIG"
 SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)(?:/s)?")
+DAY_MINUTES = 24 * 60
 UNITS = {"": 1, "b": 1} | {
     letter + suffix: base**power
     for power, letter in enumerate("kmgt", start=1)
@@ -101,6 +102,35 @@ def _reachable(value: object) -> HostPort:
     return address
 
 
+@dataclass(frozen=True, slots=True)
+class DailyWindow:
+    """Hours of the day in local time; one that ends before it begins goes over midnight."""
+
+    begins: int
+    """Minutes after midnight."""
+    ends: int
+
+    @classmethod
+    def parse(cls, value: object) -> DailyWindow:
+        """Raises ValueError with a message for the user."""
+        if isinstance(value, DailyWindow):
+            return value
+        found = re.fullmatch(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)", str(value).strip(), re.ASCII)
+        if found is None:
+            raise ValueError("hours look like 22:00-06:00")
+        numbers = [int(part) for part in found.groups()]
+        return cls(numbers[0] * 60 + numbers[1], numbers[2] * 60 + numbers[3])
+
+    def opens_in(self, minute: int) -> int:
+        """Minutes from that minute of the day until the window is open; 0 while it is."""
+        length = (self.ends - self.begins) % DAY_MINUTES or DAY_MINUTES
+        since = (minute - self.begins) % DAY_MINUTES
+        return 0 if since < length else DAY_MINUTES - since
+
+    def __str__(self) -> str:
+        return "-".join(f"{at // 60:02}:{at % 60:02}" for at in (self.begins, self.ends))
+
+
 def _listed(value: object) -> object:
     """Variables hold lists as `a,b`."""
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -121,6 +151,7 @@ Size = Annotated[int, BeforeValidator(parse_size)]
 Address = Annotated[HostPort, BeforeValidator(HostPort.parse), PlainSerializer(str)]
 LoopbackAddress = Annotated[HostPort, BeforeValidator(_loopback), PlainSerializer(str)]
 RemoteAddress = Annotated[HostPort, BeforeValidator(_reachable), PlainSerializer(str)]
+Window = Annotated[DailyWindow, BeforeValidator(DailyWindow.parse), PlainSerializer(str)]
 Folder = Annotated[Path, BeforeValidator(_path)]
 OllamaAddress = Annotated[str, BeforeValidator(_url)]
 
@@ -181,6 +212,10 @@ class Settings(BaseModel):
     quota: Size = _setting("50GiB", "Fetched data that may be kept in the data folder.", unit="bytes")
     reserve: Size = _setting(
         "2GiB", "Disk space that fetches leave free, or 5 % of the disk if that is less.", unit="bytes"
+    )
+    sync_quota: Size = _setting("50GiB", "Adapters that auto-sync may keep in Ollama.", unit="bytes")
+    sync_window: Window | None = _setting(
+        None, "Hours in which auto-sync fetches, in local time, such as 22:00-06:00. Else always.", unit="hours"
     )
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "What the log contains.")
 

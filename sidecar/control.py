@@ -40,6 +40,8 @@ from .rooms.code import generate_code, normalise_code, room_link
 from .rooms.key import RoomKey, derive_room_key, general_room_key, local_room_key
 from .rooms.messages import EPOCH_BYTES
 from .rooms.network import JoinedRoom
+from .sync.rules import shares_everything
+from .sync.verbs import SyncVerbs
 from .transfer.chunks import hash_chunks
 
 if TYPE_CHECKING:
@@ -52,8 +54,12 @@ if TYPE_CHECKING:
         DoctorLine,
         GetOptions,
         NumberedEvent,
+        RollbackInfo,
         RoomKind,
+        RuleInfo,
+        RuleOptions,
         ShareOptions,
+        SyncReport,
         TransferInfo,
         Trust,
     )
@@ -114,6 +120,7 @@ class SidecarControl:
         self._examine = examine
         self._rooms_changed = rooms_changed
         self._started = time.monotonic()
+        self._sync = SyncVerbs(parts.sync, parts.network, room=self._room, publisher=self._publisher_key)
 
     # --- state -------------------------------------------------------------------------------------------------------
 
@@ -153,7 +160,7 @@ class SidecarControl:
 
     async def rooms(self) -> tuple[RoomInfo, ...]:
         """See `Control`."""
-        rules = await self._parts.journal.run(lambda journal: {row.room_id for row in journal.rooms() if row.share_all})
+        rules = {rule.room_id for rule in await self._parts.sync.rules() if shares_everything(rule)}
         rooms = self._parts.network.rooms.values()
         return tuple(replace(self._room_info(room), share_all=room.key.room_id in rules) for room in rooms)
 
@@ -294,7 +301,7 @@ class SidecarControl:
     async def share_all(self, room: str, *, on: bool) -> RoomInfo:
         """See `Control`."""
         joined = self._room(room)
-        await self._parts.publisher.share_everything(joined, on=on)
+        await self._parts.sync.share_everything(joined.key.room_id, on=on)
         return replace(self._room_info(joined), share_all=on)
 
     async def unshare(self, name: str, room: str | None = None) -> tuple[AdapterRow, ...]:
@@ -385,6 +392,28 @@ class SidecarControl:
             problems=tuple(problems),
         )
 
+    # --- auto-sync -----------------------------------------------------------------------------------------------------
+
+    async def sync_rules(self) -> tuple[RuleInfo, ...]:
+        """See `Control`."""
+        return await self._sync.rules()
+
+    async def sync_add(self, options: RuleOptions) -> RuleInfo:
+        """See `Control`."""
+        return await self._sync.add(options)
+
+    async def sync_remove(self, rule: str) -> RuleInfo:
+        """See `Control`."""
+        return await self._sync.remove(rule)
+
+    async def sync_run(self, *, dry_run: bool) -> SyncReport:
+        """See `Control`."""
+        return await self._sync.run(dry_run=dry_run)
+
+    async def sync_rollback(self, name: str, version: int | None = None) -> RollbackInfo:
+        """See `Control`."""
+        return await self._sync.roll_back(name, version)
+
     # --- people ----------------------------------------------------------------------------------------------------------
 
     async def peers(self) -> tuple[PeerInfo, ...]:
@@ -422,14 +451,18 @@ class SidecarControl:
             await connection.close("the peer is blocked")
         return info
 
+    def _publisher_key(self, text: str) -> bytes:
+        """The key of a publisher or peer. Raises NotFound."""
+        known = {entry.publisher for entry in self._entries(None)} | set(self._parts.network.connections)
+        return self._parts.keyring.find(text, known)
+
     async def _decide(self, text: str, standing: Standing) -> PublisherInfo:
-        parts = self._parts
-        known = {entry.publisher for entry in self._entries(None)} | set(parts.network.connections)
-        key = parts.keyring.find(text, known)
+        parts, key = self._parts, self._publisher_key(text)
 
         def work(_: Journal) -> None:
             decide = parts.keyring.trust if standing is Standing.TRUSTED else parts.keyring.block
             decide(key, time.time())
 
         await parts.journal.run(work)
+        parts.sync.wake()
         return PublisherInfo(key.hex(), " ".join(read_aloud(key)), SHOWN_TRUST[standing], parts.keyring.label(key))

@@ -22,6 +22,8 @@ Trust = Literal["own", "trusted", "unknown", "blocked"]
 Level = Literal["ok", "warn", "fail"]
 TransferState = Literal["queued", "running", "done", "failed", "cancelled"]
 Direction = Literal["fetch", "provide"]
+RuleDirection = Literal["fetch", "share"]
+PlanAction = Literal["install", "name", "share", "evict", "wait"]
 FINISHED: frozenset[TransferState] = frozenset({"done", "failed", "cancelled"})
 
 
@@ -265,6 +267,88 @@ class VerifyReport(Result):
 
 
 @dataclass(frozen=True, slots=True)
+class RuleInfo(Result):
+    """A rule of auto-sync. What is None is not asked for."""
+
+    id: str
+    direction: RuleDirection
+    room: str
+    """Label of the room."""
+    publisher: str | None = None
+    """Full key. None in a fetch rule: every publisher the user trusts."""
+    name: str | None = None
+    base: str | None = None
+    max_bytes: int | None = None
+    tag: str | None = None
+    per_hour: int | None = None
+    created_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PlanLine(Result):
+    """One thing auto-sync would do, does, or waits with."""
+
+    action: PlanAction
+    what: str
+    """REF of the entry, or name of the local model."""
+    room: str
+    """Label of the room."""
+    rule: str
+    """Id of the rule."""
+    reason: str
+    model: str | None = None
+    """Name it gets, or has, in Ollama."""
+    bytes: int = 0
+    """Bytes to fetch; for `evict`, bytes that become free."""
+    until: float | None = None
+    """For `wait`: when it is looked at again at the latest, where a time is known."""
+    error: ErrorInfo | None = None
+    """Why it failed, after a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class SyncReport(Result):
+    """What auto-sync would do, or did."""
+
+    lines: tuple[PlanLine, ...]
+    dry_run: bool
+    fetch_bytes: int
+    """What has to cross the network for it."""
+    used_bytes: int
+    """Adapters that auto-sync keeps in Ollama now."""
+    quota_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackInfo(Result):
+    """Which version a followed adapter is at now."""
+
+    model: str
+    """The moving name."""
+    version: int
+    was: int | None
+    """The version it was at before; None when it had none."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuleOptions:
+    """What a rule of auto-sync asks for."""
+
+    direction: RuleDirection
+    room: str
+    publisher: str | None = None
+    """Key, unique prefix or pinned name."""
+    name: str | None = None
+    """Shell pattern for the adapter's name."""
+    base: str | None = None
+    """Only for this local base model."""
+    max_bytes: int | None = None
+    tag: str | None = None
+    per_hour: int | None = None
+    """Installs an hour at most."""
+
+
+@dataclass(frozen=True, slots=True)
 class ShareOptions:
     """What the publisher may say about an adapter. None means: taken from the model or file, or left out."""
 
@@ -288,6 +372,8 @@ class GetOptions:
     force: bool = False
     """Replace a model of the wanted name that we did not install."""
     accept_suggestions: bool = False
+    by: str = "user"
+    """Who asked, for the audit log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,6 +457,29 @@ class Control(Protocol):
 
     async def uninstall(self, name: str) -> UninstallResult:
         """Remove a model that `get` installed, and nothing else. Raises NotFound, InstallError."""
+        ...
+
+    async def sync_rules(self) -> tuple[RuleInfo, ...]:
+        """The rules of auto-sync."""
+        ...
+
+    async def sync_add(self, options: RuleOptions) -> RuleInfo:
+        """Add a rule, which holds at once. Raises NotFound, UsageError."""
+        ...
+
+    async def sync_remove(self, rule: str) -> RuleInfo:
+        """Remove a rule by id; what it installed or offered stays. Raises NotFound."""
+        ...
+
+    async def sync_run(self, *, dry_run: bool) -> SyncReport:
+        """Do now what the rules say, whatever the schedule, and wait for it; or only say what that would be."""
+        ...
+
+    async def sync_rollback(self, name: str, version: int | None = None) -> RollbackInfo:
+        """Bring a followed adapter back to the version before, or to a given one that is still in Ollama.
+
+        Raises NotFound, InstallError.
+        """
         ...
 
     async def peers(self) -> tuple[PeerInfo, ...]: ...

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from ollama_bridge.install.probe import SAFE_VERSION
 from sidecar.control_types import DoctorLine, OllamaInfo, StoreInfo
 from sidecar.errors import SidecarError
 from sidecar.paths import open_to_others
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
     Check = Callable[["DoctorContext"], Awaitable[DoctorLine]]
 
-# Before it Ollama's own GGUF reader can be made to write outside its buffers by a hostile file (T2).
-SAFE_OLLAMA = (0, 17, 1)
 # No machine runs this program before it was written; a clock that says so was never set.
 WRITTEN_AT = 1_763_800_000.0
 # Clocks of honest machines differ by seconds; entries are dated to the second and expire by date.
@@ -137,8 +136,8 @@ async def check_ollama(context: DoctorContext) -> DoctorLine:
     version = parse_version(found.version)
     if version is None:
         return DoctorLine("ollama", "warn", f"{said} It is a development build; its age is unknown.")
-    if version < SAFE_OLLAMA:
-        oldest = ".".join(str(part) for part in SAFE_OLLAMA)
+    if version < SAFE_VERSION:
+        oldest = ".".join(str(part) for part in SAFE_VERSION)
         return DoctorLine(
             "ollama", "warn", f"{said} Versions before {oldest} read hostile files unsafely.", "Update Ollama."
         )

@@ -204,6 +204,18 @@ class ShareRefused(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class SyncPlanned(Event):
+    """Auto-sync begins something, or what it waits with changed."""
+
+    name: ClassVar[str] = "sync:planned"
+    installs: int
+    shares: int
+    evictions: int
+    waiting: int
+    fetch_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class OllamaLost(Event):
     """Ollama no longer answers."""
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -23,12 +24,15 @@ from ollama_bridge.digests import Digest
 from ollama_bridge.errors import AdapterFormatError, BlobMissing
 from ollama_bridge.names import ModelName
 
+from .audit import BY_USER
 from .bridge_errors import bridge_errors
 from .catalogue.rows import InstallRow
 from .errors import (
     BaseModelMissing,
     ClaimMismatch,
     FitRefused,
+    InstallError,
+    NameTaken,
     NotFound,
     NotTrusted,
 )
@@ -43,6 +47,7 @@ if TYPE_CHECKING:
     from ollama_bridge.registry import LoopbackRegistry
     from ollama_bridge.store import Store
 
+    from .audit import AuditLog
     from .blobs import Blobs
     from .catalogue.entry import SignedEntry
     from .catalogue.journal import Journal
@@ -83,6 +88,7 @@ class Installer:
         journal: JournalThread,
         keyring: Keyring,
         blobs: Blobs,
+        audit: AuditLog,
         emit: Callable[[Event], None],
         own_key: bytes,
         wall_clock: Callable[[], float] = time.time,
@@ -94,6 +100,7 @@ class Installer:
         self._journal = journal
         self._keyring = keyring
         self._blobs = blobs
+        self._audit = audit
         self._emit = emit
         self._own_key = own_key
         self._wall_clock = wall_clock
@@ -206,13 +213,14 @@ class Installer:
                     store=self._store,
                 )
                 with anyio.CancelScope(shield=True):  # the model is there: it must be known as ours
-                    await self._note_installed(entry, installed)
+                    row = await self._note_installed(entry, installed)
                 if options.accept_suggestions:
                     installed = await self._apply_suggestions(entry, installed)
-                    await self._note_installed(entry, installed)
+                    row = await self._note_installed(entry, installed)
+        await self._write_audit("install", row, options.by)
         return installed
 
-    async def _note_installed(self, entry: SignedEntry, installed: bridge_install.Installed) -> None:
+    async def _note_installed(self, entry: SignedEntry, installed: bridge_install.Installed) -> InstallRow:
         row = InstallRow(
             installed.name.display,
             entry.entry.blob.digest,
@@ -223,8 +231,24 @@ class Installer:
             entry.version,
             "" if installed.manifest_digest is None else str(installed.manifest_digest),
             self._wall_clock(),
+            entry.name,
         )
         await self._journal.run(lambda journal: journal.save_install(row))
+        return row
+
+    async def _write_audit(self, action: str, row: InstallRow, by: str) -> None:
+        """A log that cannot be written (a full disk) is told of, and does not undo what was done."""
+        facts = {
+            "model": row.name,
+            "publisher": row.publisher.hex(),
+            "adapter": row.adapter,
+            "entry": row.entry_id.hex(),
+        }
+        facts |= {"digest": row.digest, "base": row.base_digest, "route": row.route, "by": by}
+        try:
+            await to_thread.run_sync(partial(self._audit.write, action, version=row.version, **facts))
+        except OSError as error:
+            log.error("the audit log could not be written: %s", error)
 
     async def _is_ours(self, wanted: ModelName, base: ModelName, entry: SignedEntry) -> bool:
         """Whether the name may be taken without `--force`: it holds what we installed, unchanged, or the very same thing.
@@ -236,8 +260,7 @@ class Installer:
         present = here.get(wanted.folded)
         if present is None:
             return False
-        rows = await self._journal.run(lambda journal: journal.installs())
-        row = next((each for each in rows if ModelName.parse(each.name).folded == wanted.folded), None)
+        row = await self._row_of(wanted)
         is_unchanged = row is not None and row.manifest_digest == f"sha256:{present.manifest_digest}"
         if row is not None and is_unchanged and row.publisher == entry.publisher:
             return True
@@ -271,6 +294,34 @@ class Installer:
         digest = here.get(installed.name.folded)
         return bridge_install.Installed(installed.name, installed.route, None if digest is None else Digest(digest))
 
+    # --- a second name -----------------------------------------------------------------------------------------------
+
+    async def give_name(self, source: ModelName, name: ModelName, *, by: str) -> None:
+        """Let a name that moves, such as `:latest`, mean a model that we installed.
+
+        Raises:
+            NameTaken: Under that name is something we did not put there, or the user changed it.
+            InstallError: The model is not there as it was installed.
+            OllamaError: Ollama is away.
+        """
+        with bridge_errors():
+            async with self._ollama_turn:
+                here = {model.name.folded: model for model in await self._client.tags()}
+                row, present = await self._row_of(source), here.get(source.folded)
+                if row is None or present is None or row.manifest_digest != f"sha256:{present.manifest_digest}":
+                    raise InstallError(
+                        f"{source} is not in Ollama as it was installed.", "Install it again with `get`."
+                    )
+                taken, before = here.get(name.folded), await self._row_of(name)
+                ours = {row.manifest_digest, "" if before is None else before.manifest_digest}
+                if taken is not None and f"sha256:{taken.manifest_digest}" not in ours:
+                    raise NameTaken(f"{name} was changed by somebody else than auto-sync, so it stays as it is.")
+                with anyio.CancelScope(shield=True):
+                    await self._client.copy(present.name, name if taken is None else taken.name)
+                    moved = replace(row, name=name.display, installed_at=self._wall_clock())
+                    await self._journal.run(lambda journal: journal.save_install(moved))
+        await self._write_audit("name", moved, by)
+
     # --- after a crash -----------------------------------------------------------------------------------------------------
 
     async def recover(self) -> bridge_install.Recovered:
@@ -283,12 +334,11 @@ class Installer:
 
     # --- uninstall ---------------------------------------------------------------------------------------------------------
 
-    async def uninstall(self, name: str) -> tuple[InstallRow, bool]:
+    async def uninstall(self, name: str, *, by: str = BY_USER) -> tuple[InstallRow, bool]:
         """Remove what `install` made. Raises NotFound, InstallError. The second value: whether Ollama still had it."""
         with bridge_errors():
             wanted = ModelName.parse(name)
-        rows = await self._journal.run(lambda journal: journal.installs())
-        row = next((each for each in rows if ModelName.parse(each.name).folded == wanted.folded), None)
+        row = await self._row_of(wanted)
         if row is None:
             raise NotFound(
                 f"Nothing was installed as {wanted}.", "`ollama list` shows all models; remove others with `ollama rm`."
@@ -303,11 +353,19 @@ class Installer:
                     manifest_digest=Digest.parse(row.manifest_digest) if row.manifest_digest else None,
                 )
 
+        found = row
+
         def forget(journal: Journal) -> None:
-            journal.remove_install(row.name)
+            journal.remove_install(found.name)
 
         await self._journal.run(forget)
+        await self._write_audit("remove", row, by)
         return row, removed
+
+    async def _row_of(self, name: ModelName) -> InstallRow | None:
+        """Our note of an install."""
+        rows = await self._journal.run(lambda journal: journal.installs())
+        return next((each for each in rows if ModelName.parse(each.name).folded == name.folded), None)
 
 
 def _check_claims(path: Path, entry: SignedEntry) -> None:

@@ -80,6 +80,8 @@ class LocalModels:
         self.cause = ""
         """Why the store cannot be read now."""
         self.ollama_up: bool | None = None
+        self.ollama_version = ""
+        """What it said last; empty before it said anything."""
         self._client = client
         self._store = store
         self._emit = emit
@@ -237,7 +239,7 @@ class LocalModels:
             else:
                 if self.ollama_up is False:
                     self._emit(OllamaRestored(self._client.url, version))
-                self.ollama_up = True
+                self.ollama_up, self.ollama_version = True, version
             await anyio.sleep(ALIVE_CHECK_S)
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .paths import DataPaths
     from .publish import Publisher
     from .rooms.network import RoomNetwork
+    from .sync.runner import Sync
     from .transfer.provide import Provider
     from .transfers import Transfers
     from .trust.keyring import Keyring
@@ -51,3 +52,4 @@ class Parts:
     blobs: Blobs
     installer: Installer
     transfers: Transfers
+    sync: Sync

@@ -83,6 +83,10 @@ class DataPaths:
     def log_file(self) -> Path:
         return self.logs / "ollaswarm.log"
 
+    @property
+    def audit_log(self) -> Path:
+        return self.logs / "audit.jsonl"
+
     def prepare(self) -> Self:
         """Make the folder and its subfolders, private to this user.
 

@@ -126,27 +126,15 @@ class Publisher:
             await self._tell(signed, room)
             return signed
 
-    async def share_everything(self, room: JoinedRoom, *, on: bool) -> None:
-        """Begin or end the standing rule of a room."""
-
-        def work(journal: Journal) -> None:
-            for row in journal.rooms():
-                if row.room_id == room.key.room_id:
-                    journal.save_room(replace(row, share_all=on))
-
-        await self._journal.run(work)
-        if on:
-            for model in self._local.adapters:
-                await self._share_by_rule(model, room)
-
-    async def adapter_appeared(self, model: LocalModel) -> None:
-        """An adapter is in the store: offer it where a standing rule says so, serve it where it is offered."""
-        await self._hold_again(model)
-        rows = await self._journal.run(lambda journal: journal.rooms())
-        for row in rows:
-            room = self._network.rooms.get(row.room_id)
-            if row.share_all and room is not None:
-                await self._share_by_rule(model, room)
+    async def hold_again(self, model: LocalModel) -> None:
+        """An adapter we know came (back) into the store: serve it from there."""
+        for digest in model.adapters:
+            if self._provider.blob(digest) is not None or self._store is None:
+                continue
+            row = await self._journal.run(lambda journal, key=str(digest): journal.held_blob(key))  # type: ignore[misc]
+            if row is not None:
+                self._provider.register(digest, row.size, ChunkTable(row.table), partial(self._store.open_blob, digest))
+                await self._network.set_held(digest, True)
 
     async def adapter_removed(self, model: LocalModel) -> None:
         """An adapter left the store: it is no longer served from there."""
@@ -167,6 +155,35 @@ class Publisher:
             if held:
                 self._provider.register(digest, size, ChunkTable(row.table), opener)
             await self._network.set_held(digest, held)
+
+    # --- by rule -----------------------------------------------------------------------------------------------------
+
+    async def share_by_rule(self, model: LocalModel, room: JoinedRoom) -> bool:
+        """Offer an adapter of the store because a rule of auto-sync says so; whether it is offered then.
+
+        A refusal is told as an event: nobody waits for an answer.
+        """
+        if room.key.room_id in self.settled_in(model):
+            return True
+        try:
+            await self.share(model.name.display, room, ShareOptions(), asked=False)
+        except SidecarError as error:
+            self._emit(ShareRefused(model.name.display, error.cause))
+        except OSError as error:  # its file vanished or cannot be read; the next change of the store tries again
+            self._emit(ShareRefused(model.name.display, f"It cannot be read: {error}."))
+        else:
+            return True
+        return False
+
+    def settled_in(self, model: LocalModel) -> frozenset[bytes]:
+        """Rooms in which a rule has nothing to do for an adapter: it is offered, or the user took it back by name."""
+        name = suggest_name(model.name.display)
+        found = set()
+        for room_id in self._catalogue.rooms():
+            stands = self._catalogue.find(room_id, self._identity.key_pair.public_key, name)
+            if isinstance(stands, SignedWithdrawal) or (stands is not None and self._is_offered(stands, model)):
+                found.add(room_id)
+        return frozenset(found)
 
     # --- unshare -------------------------------------------------------------------------------------------------------
 
@@ -202,20 +219,6 @@ class Publisher:
             return [] if own is None else [own]
 
     # --- steps of sharing ------------------------------------------------------------------------------------------------
-
-    async def _share_by_rule(self, model: LocalModel, room: JoinedRoom) -> None:
-        name = suggest_name(model.name.display)
-        stands = self._catalogue.find(room.key.room_id, self._identity.key_pair.public_key, name)
-        if isinstance(stands, SignedWithdrawal):
-            return  # the user took it back by name; only by name it comes again
-        if stands is not None and self._is_offered(stands, model):
-            return
-        try:
-            await self.share(model.name.display, room, ShareOptions(), asked=False)
-        except SidecarError as error:
-            self._emit(ShareRefused(model.name.display, error.cause))
-        except OSError as error:  # its file vanished or cannot be read; the next change of the store tries again
-            self._emit(ShareRefused(model.name.display, f"It cannot be read: {error}."))
 
     def _is_offered(self, entry: SignedEntry, model: LocalModel) -> bool:
         """Whether an entry of ours offers exactly the adapter of a model, and we serve it: nothing to hash again."""
@@ -322,16 +325,6 @@ class Publisher:
         if self._store is None or kept.exists():
             return partial(open_regular, kept.parent, (kept.name,))
         return partial(self._store.open_blob, digest)
-
-    async def _hold_again(self, model: LocalModel) -> None:
-        """An adapter we know came (back) into the store: serve it from there."""
-        for digest in model.adapters:
-            if self._provider.blob(digest) is not None or self._store is None:
-                continue
-            row = await self._journal.run(lambda journal, key=str(digest): journal.held_blob(key))  # type: ignore[misc]
-            if row is not None:
-                self._provider.register(digest, row.size, ChunkTable(row.table), partial(self._store.open_blob, digest))
-                await self._network.set_held(digest, True)
 
 
 def _can_open(opener: Callable[[], BinaryIO], size: int) -> bool:

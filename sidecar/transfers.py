@@ -40,6 +40,7 @@ class _Running:
     options: GetOptions
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     fetch: Fetch | None = None
+    ended: anyio.Event = field(default_factory=anyio.Event)
     begun: float = 0.0
     first_bytes: int | None = None
     fetched_bytes: int = 0
@@ -120,6 +121,12 @@ class Transfers:
                 running.scope.cancel()
         return info
 
+    async def finish(self, transfer: str) -> TransferInfo:
+        """Wait for the end of a transfer, well or badly. Raises NotFound."""
+        if (running := self._running.get(transfer)) is not None:
+            await running.ended.wait()
+        return self.get(transfer)
+
     @property
     def running(self) -> int:
         """How many are under way."""
@@ -147,6 +154,7 @@ class Transfers:
             self._failed(transfer, running, TransferError(f"An unforeseen error: {error!r}."))
         finally:
             del self._running[transfer]
+            running.ended.set()
 
     def _progress(self, transfer: str, running: _Running, stage: str, now: Progress | None) -> None:
         info = replace(self._infos[transfer], stage=stage)

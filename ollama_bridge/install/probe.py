@@ -24,6 +24,8 @@ REACH_S = 10.0  # a pull of a name that does not exist takes milliseconds; a fir
 FIRST_JSON_CREATE = (0, 5, 5)  # older servers want a Modelfile and answer "path or Modelfile are required"
 FIRST_BLOBS = (0, 1, 10)  # before it, nothing can be uploaded at all
 
+SAFE_VERSION = (0, 17, 1)  # before it Ollama's own GGUF reader can be made to read outside its buffers (T2)
+
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 
 

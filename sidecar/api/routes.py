@@ -14,9 +14,12 @@ from sidecar.control_types import (
     DoctorLine,
     PeerInfo,
     PublisherInfo,
+    RollbackInfo,
     RoomInfo,
+    RuleInfo,
     StatusInfo,
     Suggestion,
+    SyncReport,
     TransferInfo,
     UninstallResult,
     VerifyReport,
@@ -35,7 +38,7 @@ def make_routes(control: Control, closing: anyio.Event) -> APIRouter:
         prefix=API_PREFIX,
         responses={"4XX": {"model": schemas.ErrorBody}, "5XX": {"model": schemas.ErrorBody}},
     )
-    for add in (_add_overview, _add_rooms, _add_adapters, _add_trust):
+    for add in (_add_overview, _add_rooms, _add_adapters, _add_sync, _add_trust):
         add(router, control)
     _add_transfers(router, control, closing)
     return router
@@ -101,6 +104,28 @@ def _add_adapters(router: APIRouter, control: Control) -> None:
     @router.post("/verify", summary="Check a file of this machine")
     async def verify(body: schemas.File) -> VerifyReport:
         return await control.verify(body.path)
+
+
+def _add_sync(router: APIRouter, control: Control) -> None:
+    @router.get("/sync/rules", summary="Rules of auto-sync")
+    async def sync_rules() -> tuple[RuleInfo, ...]:
+        return await control.sync_rules()
+
+    @router.post("/sync/rules", status_code=201, summary="Add a rule of auto-sync")
+    async def sync_add(body: schemas.Rule) -> RuleInfo:
+        return await control.sync_add(body.options())
+
+    @router.post("/sync/rules/remove", summary="Remove a rule of auto-sync")
+    async def sync_remove(body: schemas.RuleId) -> RuleInfo:
+        return await control.sync_remove(body.rule)
+
+    @router.post("/sync/run", summary="Do now what the rules say, or only say what that would be")
+    async def sync_run(body: schemas.RunSync) -> SyncReport:
+        return await control.sync_run(dry_run=body.dry_run)
+
+    @router.post("/sync/rollback", summary="Bring back an older version of a followed adapter")
+    async def sync_rollback(body: schemas.Rollback) -> RollbackInfo:
+        return await control.sync_rollback(body.name, body.version)
 
 
 def _add_trust(router: APIRouter, control: Control) -> None:

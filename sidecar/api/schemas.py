@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sidecar.control_types import GetOptions, ShareOptions
+from sidecar.control_types import GetOptions, RuleDirection, RuleOptions, ShareOptions
 
 # Longer than any name, label, link or reference we accept further in; those checks give the better error.
 MAX_NAME = 512
@@ -65,6 +65,33 @@ class Get(Body):
 
     def options(self) -> GetOptions:
         return GetOptions(**self.model_dump(exclude={"ref"}))
+
+
+class Rule(Body):
+    direction: RuleDirection
+    room: str = Field(max_length=MAX_NAME)
+    publisher: str | None = Field(None, max_length=MAX_NAME, description="Key. Else every publisher that is trusted.")
+    name: str | None = Field(None, max_length=MAX_NAME, description="Shell pattern for the adapter's name.")
+    base: str | None = Field(None, max_length=MAX_NAME, description="Only for this local base model.")
+    max_bytes: int | None = Field(None, ge=1)
+    tag: str | None = Field(None, max_length=MAX_NAME)
+    per_hour: int | None = Field(None, ge=1, description="Installs an hour at most.")
+
+    def options(self) -> RuleOptions:
+        return RuleOptions(**self.model_dump())
+
+
+class RuleId(Body):
+    rule: str = Field(max_length=MAX_NAME)
+
+
+class RunSync(Body):
+    dry_run: bool = False
+
+
+class Rollback(Body):
+    name: str = Field(max_length=MAX_NAME, description="Adapter, or its model.")
+    version: int | None = Field(None, ge=1, description="Else the one before.")
 
 
 class Name(Body):

@@ -16,7 +16,19 @@ from sidecar.errors import RoomError
 from .catalogue import Outcome, adapter_key
 from .database import open_database, transaction
 from .envelope import StatementKind
-from .rows import HeldRow, InstallRow, PublisherRow, RoomRow, ShareRow, Standing, StatementRow, VersionRow
+from .rows import (
+    HeldRow,
+    InstallRow,
+    PublisherRow,
+    RoomRow,
+    RuleRow,
+    ShareRow,
+    Standing,
+    StatementRow,
+    SyncedRow,
+    SyncState,
+    VersionRow,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -59,8 +71,8 @@ class Journal:
 
     def rooms(self) -> list[RoomRow]:
         """The rooms we are in, in the order they were joined."""
-        query = "SELECT room_id, label, kind, key, epoch, sequence, joined_at, share_all FROM rooms ORDER BY joined_at, label"
-        return [RoomRow(*row[:7], *map(bool, row[7:])) for row in self._db.execute(query)]
+        query = "SELECT room_id, label, kind, key, epoch, sequence, joined_at FROM rooms ORDER BY joined_at, label"
+        return [RoomRow(*row) for row in self._db.execute(query)]
 
     def save_room(self, row: RoomRow) -> None:
         """Add or change a room. Its epoch and sequence are set when it is added, then move with its entries only.
@@ -68,12 +80,12 @@ class Journal:
         Raises:
             RoomError: Another room has that label.
         """
-        values = (row.room_id, row.label, row.kind, row.key, row.epoch, row.sequence, row.joined_at, row.share_all)
+        values = (row.room_id, row.label, row.kind, row.key, row.epoch, row.sequence, row.joined_at, False)
         try:
             with transaction(self._db):
                 self._db.execute(
                     "INSERT INTO rooms VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (room_id) DO UPDATE SET "
-                    "label = excluded.label, joined_at = excluded.joined_at, share_all = excluded.share_all",
+                    "label = excluded.label, joined_at = excluded.joined_at",
                     values,
                 )
         except sqlite3.IntegrityError as error:
@@ -164,14 +176,45 @@ class Journal:
         values = (row.name, row.digest, row.base_digest, row.route, row.entry_id, row.publisher, row.version)
         with transaction(self._db):
             self._db.execute(
-                "INSERT OR REPLACE INTO installs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (*values, row.manifest_digest, row.installed_at),
+                "INSERT OR REPLACE INTO installs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*values, row.manifest_digest, row.installed_at, row.adapter),
             )
 
     def remove_install(self, name: str) -> None:
         """Forget an install."""
         with transaction(self._db):
             self._db.execute("DELETE FROM installs WHERE name = ?", (name,))
+
+    # Auto-sync
+
+    def rules(self) -> list[RuleRow]:
+        """The rules of auto-sync, in the order they were made."""
+        return [RuleRow(*row) for row in self._db.execute("SELECT * FROM sync_rules ORDER BY created_at, id")]
+
+    def save_rule(self, row: RuleRow) -> None:
+        """Add a rule; its room is joined."""
+        values = (row.id, row.direction, row.room_id, row.publisher, row.name, row.base, row.max_bytes, row.tag)
+        with transaction(self._db):
+            self._db.execute(
+                "INSERT INTO sync_rules VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*values, row.per_hour, row.created_at)
+            )
+
+    def remove_rule(self, rule_id: str) -> None:
+        """Forget a rule. What it installed stays."""
+        with transaction(self._db):
+            self._db.execute("DELETE FROM sync_rules WHERE id = ?", (rule_id,))
+
+    def synced(self) -> list[SyncedRow]:
+        """Every version auto-sync ever installed."""
+        query = "SELECT * FROM synced ORDER BY publisher, name, version"
+        rows = self._db.execute(query)
+        return [SyncedRow(*values) for values in ((*row[:9], SyncState(row[9])) for row in rows)]
+
+    def save_synced(self, rows: Iterable[SyncedRow]) -> None:
+        """Add or change versions that auto-sync installed."""
+        values = [(*[getattr(row, name) for name in SyncedRow.__slots__[:-1]], row.state.value) for row in rows]
+        with transaction(self._db):
+            self._db.executemany("INSERT OR REPLACE INTO synced VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
 
     # Blobs we can provide
 

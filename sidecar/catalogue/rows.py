@@ -24,8 +24,6 @@ class RoomRow:
     sequence: int
     """The last number used."""
     joined_at: float
-    share_all: bool = False
-    """The standing rule of `share '*'`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +83,59 @@ class InstallRow:
     manifest_digest: str
     """What Ollama had under the name when we were done: if it differs now, the user changed it."""
     installed_at: float
+    adapter: str = ""
+    """Name in the entry; empty in notes of versions that did not keep it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuleRow:
+    """A rule of auto-sync; what its fields mean together is in `sync.rules`."""
+
+    id: str
+    """8 hex digits."""
+    direction: str
+    """`fetch` or `share`."""
+    room_id: bytes
+    publisher: bytes | None = None
+    name: str | None = None
+    """Shell pattern."""
+    base: str | None = None
+    """Name of a local base model."""
+    max_bytes: int | None = None
+    tag: str | None = None
+    per_hour: int | None = None
+    created_at: float = 0.0
+
+
+class SyncState(Enum):
+    """What became of a version that auto-sync installed."""
+
+    INSTALLED = "installed"
+    EVICTED = "evicted"
+    """Removed by us to make room."""
+    REMOVED = "removed"
+    """Removed by the user."""
+    SET_ASIDE = "set-aside"
+    """Still there, but the user went back to an older one."""
+
+
+@dataclass(frozen=True, slots=True)
+class SyncedRow:
+    """One version of an adapter that auto-sync installed, now or once. Kept for ever: what was removed stays removed."""
+
+    publisher: bytes
+    name: str
+    """Adapter, folded."""
+    version: int
+    model: str
+    """Model name of this version in Ollama, with its tag."""
+    room_id: bytes
+    rule: str
+    size: int
+    installed_at: float
+    used_at: float
+    """When Ollama was last seen to have it loaded, else when it was installed."""
+    state: SyncState = SyncState.INSTALLED
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,23 @@ CREATE TABLE publishers (
 ) WITHOUT ROWID;
 """
 
-SCRIPTS = (_FIRST,)
+# `rooms.share_all` was the first rule of auto-sync; it is read here for the last time.
+_SYNC = """
+CREATE TABLE sync_rules (
+    id TEXT PRIMARY KEY, direction TEXT NOT NULL, room_id BLOB NOT NULL REFERENCES rooms ON DELETE CASCADE,
+    publisher BLOB, name TEXT, base TEXT, max_bytes INTEGER, tag TEXT, per_hour INTEGER, created_at REAL NOT NULL
+) WITHOUT ROWID;
+INSERT INTO sync_rules (id, direction, room_id, created_at)
+    SELECT lower(hex(randomblob(4))), 'share', room_id, joined_at FROM rooms WHERE share_all;
+CREATE TABLE synced (
+    publisher BLOB NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL, model TEXT NOT NULL, room_id BLOB NOT NULL,
+    rule TEXT NOT NULL, size INTEGER NOT NULL, installed_at REAL NOT NULL, used_at REAL NOT NULL, state TEXT NOT NULL,
+    PRIMARY KEY (publisher, name, version)
+) WITHOUT ROWID;
+ALTER TABLE installs ADD COLUMN adapter TEXT NOT NULL DEFAULT '';
+"""
+
+SCRIPTS = (_FIRST, _SYNC)
 
 
 def migrate(connection: sqlite3.Connection) -> bool:

@@ -75,11 +75,11 @@ def share(
         if one == EVERYTHING:
             if name or base or description or license_name or tag or card or suggest:
                 raise ShareError("'*' stands for many adapters; the other options describe one.", "Leave them out.")
-            _share_everything(client, output, room or _only_room(client))
+            _share_everything(client, output, room or only_room(client))
             return
         request: dict[str, Any] = {
             "what": share_target(one),
-            "room": room or _only_room(client),
+            "room": room or only_room(client),
             "name": name,
             "base": base,
             "description": description,
@@ -135,7 +135,8 @@ def _card_text(card: Path | None) -> str | None:
         raise ShareError(f"The card {card} cannot be read: {error}.", "It is a UTF-8 text file.") from None
 
 
-def _only_room(client: ApiClient) -> str:
+def only_room(client: ApiClient) -> str:
+    """The room that is meant when none is named. Raises ShareError unless there is exactly one."""
     rooms = client.get("/rooms")
     if len(rooms) == 1:
         return str(rooms[0]["id"])

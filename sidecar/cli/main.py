@@ -29,6 +29,7 @@ VERBS = {
     "uninstall": "sidecar.cli.cmd_get:uninstall",
     "transfers": "sidecar.cli.cmd_watch:transfers",
     "peers": "sidecar.cli.cmd_watch:peers",
+    "sync": "sidecar.cli.cmd_sync:app",
     "trust": "sidecar.cli.cmd_trust:trust",
     "block": "sidecar.cli.cmd_trust:block",
     "events": "sidecar.cli.cmd_watch:events",

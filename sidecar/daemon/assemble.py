@@ -13,6 +13,7 @@ from ollama_bridge.errors import OllamaBridgeError
 from ollama_bridge.location import StoreLocation, find_store
 from ollama_bridge.registry import LoopbackRegistry
 from ollama_bridge.store import Store
+from sidecar.audit import AuditLog
 from sidecar.blobs import Blobs
 from sidecar.bus import EventBus
 from sidecar.catalogue.journal import Journal
@@ -27,11 +28,14 @@ from sidecar.publish import Publisher
 from sidecar.rooms.key import GENERAL_TOPIC, RoomKey
 from sidecar.rooms.network import JoinedRoom, RoomNetwork
 from sidecar.share_source import SourceFinder
+from sidecar.sync.gather import Gatherer
+from sidecar.sync.runner import Sync
 from sidecar.transfer.bandwidth import TokenBucket
 from sidecar.transfer.provide import Provider
 from sidecar.transfer.slots import UploadSlots
 from sidecar.transfers import Transfers
 from sidecar.trust.keyring import Keyring
+from sidecar.trust.policy import Enforcement
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -108,8 +112,34 @@ async def assemble(settings: Settings) -> AsyncIterator[Parts]:
             journal=journal_thread,
             keyring=keyring,
             blobs=blobs,
+            audit=AuditLog(paths.audit_log),
             emit=bus.emit,
             own_key=own_key,
+        )
+        transfers = Transfers(installer, bus.emit, metrics)
+        sync = Sync(
+            gatherer=Gatherer(
+                client=client,
+                local=local,
+                catalogue=catalogue,
+                journal=journal_thread,
+                keyring=keyring,
+                network=network,
+                publisher=publisher,
+                own_key=own_key,
+                enforcement=lambda entry: Enforcement.WARN,
+                quota_bytes=settings.sync_quota,
+                window=settings.sync_window,
+                wall_clock=time.time,
+            ),
+            client=client,
+            journal=journal_thread,
+            network=network,
+            publisher=publisher,
+            installer=installer,
+            transfers=transfers,
+            emit=bus.emit,
+            listen=bus.listen,
         )
         for row in await journal_thread.run(lambda each: each.rooms()):
             topic = GENERAL_TOPIC if row.kind == "general" else None
@@ -133,7 +163,8 @@ async def assemble(settings: Settings) -> AsyncIterator[Parts]:
             publisher=publisher,
             blobs=blobs,
             installer=installer,
-            transfers=Transfers(installer, bus.emit, metrics),
+            transfers=transfers,
+            sync=sync,
         )
 
 

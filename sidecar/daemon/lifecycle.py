@@ -83,7 +83,8 @@ async def _start(
     tasks.start_soon(local_network.run)
     tasks.start_soon(internet.run)
     await parts.publisher.restore()
-    tasks.start_soon(parts.local.run, parts.publisher.adapter_appeared, parts.publisher.adapter_removed)
+    tasks.start_soon(parts.local.run, parts.sync.adapter_appeared, parts.publisher.adapter_removed)
+    tasks.start_soon(parts.sync.run)
     tasks.start_soon(_recover, parts)
     tasks.start_soon(_keep_gauges, parts)
 

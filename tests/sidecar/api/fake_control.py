@@ -18,12 +18,17 @@ from sidecar.control_types import (
     NumberedEvent,
     OllamaInfo,
     PeerInfo,
+    PlanLine,
     PublisherInfo,
+    RollbackInfo,
     RoomInfo,
+    RuleInfo,
+    RuleOptions,
     ShareOptions,
     StatusInfo,
     StoreInfo,
     Suggestion,
+    SyncReport,
     TransferInfo,
     UninstallResult,
     VerifyReport,
@@ -68,6 +73,8 @@ class FakeControl:
     calls: list[tuple[object, ...]] = field(default_factory=list)
     joined: list[RoomInfo] = field(default_factory=lambda: [RoomInfo("0" * 32, "team", "private", 2, 1)])
     offered: list[AdapterRow] = field(default_factory=lambda: [adapter_row()])
+    rules: list[RuleInfo] = field(default_factory=list)
+    planned: list[PlanLine] = field(default_factory=list)
     suggested: tuple[Suggestion, ...] = ()
     running: dict[str, TransferInfo] = field(default_factory=dict)
     breaks: Exception | None = None
@@ -239,6 +246,26 @@ class FakeControl:
         if name != "sql-lora":
             raise NotFound(f"{name} was not installed by us.")
         return UninstallResult(name, DIGEST, True)
+
+    async def sync_rules(self) -> tuple[RuleInfo, ...]:
+        return tuple(self.rules)
+
+    async def sync_add(self, options: RuleOptions) -> RuleInfo:
+        self.calls.append(("sync_add", options))
+        self.rules.append(RuleInfo("0a1b2c3d", options.direction, options.room, publisher=options.publisher))
+        return self.rules[-1]
+
+    async def sync_remove(self, rule: str) -> RuleInfo:
+        self.calls.append(("sync_remove", rule))
+        return self.rules.pop()
+
+    async def sync_run(self, *, dry_run: bool) -> SyncReport:
+        self.calls.append(("sync_run", dry_run))
+        return SyncReport(tuple(self.planned), dry_run, SIZE, 0, 50 << 30)
+
+    async def sync_rollback(self, name: str, version: int | None = None) -> RollbackInfo:
+        self.calls.append(("sync_rollback", name, version))
+        return RollbackInfo("team/sql-lora", version or 6, 7)
 
     async def peers(self) -> tuple[PeerInfo, ...]:
         return (PeerInfo(KEY, WORDS, "192.168.1.8:4000", ("team",), "unknown", 1, SIZE, 0, 60.0),)

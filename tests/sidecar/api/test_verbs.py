@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from sidecar.control_types import GetOptions, ShareOptions
+from sidecar.control_types import GetOptions, RuleOptions, ShareOptions
 from tests.sidecar.api.fake_control import CODE, CONSENT, DIGEST, KEY, FakeControl
 
 pytestmark = pytest.mark.anyio
@@ -99,6 +99,20 @@ async def test_the_other_verbs(client: httpx.AsyncClient, control: FakeControl) 
     assert (await post(client, "/publishers/block", key=KEY)).json()["trust"] == "blocked"
     assert (await post(client, "/verify", path="/tmp/good.gguf")).json()["ok"] is True
     assert (await client.get("/api/v1/suggestions", params={"ref": "sql-lora"})).json() == []
+
+
+async def test_sync_verbs(client: httpx.AsyncClient, control: FakeControl) -> None:
+    rule = {"direction": "fetch", "room": "team", "publisher": KEY, "tag": "sql", "per_hour": 3}
+    added = await post(client, "/sync/rules", **rule)
+    assert (added.status_code, added.json()["id"]) == (201, "0a1b2c3d")
+    assert [each["id"] for each in (await client.get("/api/v1/sync/rules")).json()] == ["0a1b2c3d"]
+    assert (await post(client, "/sync/run", dry_run=True)).json()["dry_run"] is True
+    assert (await post(client, "/sync/rollback", name="sql-lora")).json()["version"] == 6
+    assert (await post(client, "/sync/rules/remove", rule="0a1b2c3d")).status_code == 200
+    options = RuleOptions("fetch", "team", KEY, tag="sql", per_hour=3)
+    asked = [("sync_add", options), ("sync_run", True), ("sync_rollback", "sql-lora", None)]
+    assert control.calls == [*asked, ("sync_remove", "0a1b2c3d")]
+    assert (await post(client, "/sync/rules", direction="both", room="team")).status_code == 422
 
 
 async def test_refusals_carry_code_cause_and_next(client: httpx.AsyncClient) -> None:

@@ -107,8 +107,8 @@ def test_holding_survives_a_restart(tmp_path: Path) -> None:
 def test_rooms_keep_their_place_when_changed(tmp_path: Path) -> None:
     journal, catalogue = with_rooms(tmp_path)
     journal.record([catalogue.put(ROOM, entry(), now=NOW)])
-    journal.save_room(RoomRow(ROOM, "renamed", "private", b"k" * 32, EPOCH, 0, 1.0, share_all=True))
-    assert journal.rooms()[0] == RoomRow(ROOM, "renamed", "private", b"k" * 32, EPOCH, 1, 1.0, share_all=True)
+    journal.save_room(RoomRow(ROOM, "renamed", "private", b"k" * 32, EPOCH, 0, 1.0))
+    assert journal.rooms()[0] == RoomRow(ROOM, "renamed", "private", b"k" * 32, EPOCH, 1, 1.0)
     with pytest.raises(RoomError, match="renamed"):
         journal.save_room(RoomRow(b"x" * 16, "renamed", "private", b"k" * 32, EPOCH, 0, 1.0))
     assert len(journal.rooms()) == 2

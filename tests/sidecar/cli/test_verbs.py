@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sidecar.cli.client import ApiClient
-from sidecar.control_types import DoctorLine, GetOptions, ShareOptions, Suggestion
+from sidecar.control_types import DoctorLine, ErrorInfo, GetOptions, PlanLine, RuleOptions, ShareOptions, Suggestion
 from tests.sidecar.api.fake_control import (
     CODE,
     CONSENT,
@@ -299,3 +299,33 @@ def test_events_are_printed_until_the_daemon_stops(
     told = run("events", "--since", "0", "--json")
     assert [json.loads(line)["number"] for line in told.stdout.splitlines()] == [1, 2]
     assert "ollama:lost" in run("events", "--since", "0").stdout
+
+
+def test_sync_add_list_remove(run: Run, control: FakeControl) -> None:
+    added = run("sync", "add", "--publisher", KEY, "--max-size", "2MiB", "--rate", "3")
+    assert added.exit_code == 0, added.stderr
+    assert f"install what {control.joined[0].id} offers, by {KEY[:12]}" in added.stdout
+    options = RuleOptions("fetch", control.joined[0].id, KEY, max_bytes=2 << 20, per_hour=3)
+    assert control.calls == [("sync_add", options)]
+    assert "0a1b2c3d" in run("sync", "list").stdout
+    assert run("sync", "remove", "0a1b2c3d").exit_code == 0
+    assert run("sync", "add", "--max-size", "much").exit_code == 2
+
+
+def test_sync_run_prints_each_line_and_the_cost(run: Run, control: FakeControl) -> None:
+    control.planned = [
+        PlanLine("evict", "team/old:v1", "team", "r", "Makes room.", "team/old:v1", 1024),
+        PlanLine("install", "sql-lora", "team", "r", "Version 7.", "team/sql-lora:v7", 2048),
+        PlanLine("wait", "other", "team", "r", "Not trusted."),
+    ]
+    said = run("sync", "run", "--dry-run")
+    assert said.exit_code == 0
+    assert "install sql-lora as team/sql-lora:v7, fetching 2.0 KiB. Version 7." in said.stdout
+    assert "evict   team/old:v1, freeing 1.0 KiB" in said.stdout
+    assert "would be fetched" in said.stdout
+    failed = ErrorInfo("ollama", "Ollama is away.", "Start it.")
+    control.planned = [PlanLine("install", "sql-lora", "team", "r", "Version 7.", error=failed)]
+    ran = run("sync", "run")
+    assert ran.exit_code == 1
+    assert "Failed: Ollama is away. Next: Start it." in ran.stdout
+    assert run("sync", "rollback", "sql-lora", "--to", "4").stdout.startswith("team/sql-lora is version 4 now.")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.config import HostPort, Setting, Settings, load_settings, parse_size, settings_table
+from sidecar.config import DailyWindow, HostPort, Setting, Settings, load_settings, parse_size, settings_table
 from sidecar.errors import ConfigError
 
 
@@ -54,6 +54,7 @@ def test_every_setting_can_come_from_every_source(tmp_path: Path, row: Setting) 
         "listen": "0.0.0.0:5000",
         "peers": "10.0.0.1:4000",
         "bootstrap": "10.0.0.1:4000",
+        "sync_window": "22:00-06:00",
     }
     text = values.get(row.name, {"yes/no": "true", "number": "7"}.get(row.type, "7MiB"))
     by_variable = load_settings({}, environment={row.variable: text})
@@ -194,3 +195,26 @@ def test_reserve_is_smaller_on_small_disks(tmp_path: Path) -> None:
     settings = load(tmp_path)
     assert settings.reserve_bytes(1000 << 30) == 2 << 30
     assert settings.reserve_bytes(1 << 30) == (1 << 30) // 20
+
+
+@pytest.mark.parametrize(
+    ("text", "minute", "opens_in"),
+    [
+        ("22:00-06:00", 23 * 60, 0),
+        ("22:00-06:00", 6 * 60, 16 * 60),
+        ("22:00-06:00", 5 * 60 + 59, 0),
+        ("09:30-17:00", 9 * 60, 30),
+        ("09:30-17:00", 17 * 60, 16 * 60 + 30),
+        ("00:00-00:00", 700, 0),
+    ],
+)
+def test_daily_window(text: str, minute: int, opens_in: int) -> None:
+    window = DailyWindow.parse(text)
+    assert window.opens_in(minute) == opens_in
+    assert str(window) == text
+
+
+@pytest.mark.parametrize("text", ["", "22-6", "24:00-01:00", "22:00-06:60", "22:00", "22:00-06:0\u0966"])
+def test_what_is_no_window_is_told(text: str) -> None:
+    with pytest.raises(ValueError, match="hours look like"):
+        DailyWindow.parse(text)
