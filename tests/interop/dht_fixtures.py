@@ -17,9 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 KINDS: tuple[Kind, ...] = ("js", "py")
-_PAIRS = list(product(KINDS, KINDS))
-PAIRS = pytest.mark.parametrize(("left", "right"), _PAIRS, ids=[f"{a}-to-{b}" for a, b in _PAIRS])
-"""js-to-js is there to show that a test asks for nothing the official stack does not do."""
+PAIRS = pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        pytest.param(left, right, id=f"{left}-to-{right}", marks=[pytest.mark.soak] if left == right == "js" else [])
+        for left, right in product(KINDS, KINDS)
+    ],
+)
+"""js-to-js, which `make soak` runs, is there to show that a test asks for nothing the official stack does not do."""
 NODES = pytest.mark.parametrize("nodes", KINDS, ids=[f"{kind}-nodes" for kind in KINDS])
 
 
