@@ -20,13 +20,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
 
-sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent / "hyperdht-py" / "tests")]
+sys.path.insert(0, str(Path(__file__).parent.parent / "hyperdht-py" / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from hyperdht_tests import flooding
 
 from bench.common import cpu_seconds, peak_mb, reset_peak
 from hyperdht import BlindRelay, HyperDHT, HyperDHTError, KeyPair, Protomux, SecretStream, testnet
 from hyperdht.addresses import Address
 from hyperdht.dht.blind_relay_messages import PROTOCOL, MessageType, Pair, encode_pair
-from hyperdht_tests import flooding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
-import anyio.abc
 
 from .addresses import Address
 from .crypto import KeyPair, blake2b
@@ -46,8 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    first = group.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+    first: BaseException = group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -51,8 +51,8 @@ class RelayPair:
 @dataclass(slots=True, eq=False)
 class _Session:
     host: str
-    waiting: set[bytes] = field(default_factory=set)
-    pairs: dict[bytes, RelayPair] = field(default_factory=dict)
+    waiting: set[bytes] = field(default_factory=set[bytes])
+    pairs: dict[bytes, RelayPair] = field(default_factory=dict[bytes, RelayPair])
 
 
 @dataclass(slots=True, eq=False)

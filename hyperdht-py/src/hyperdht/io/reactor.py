@@ -173,5 +173,6 @@ def reactor_for(task_group: TaskGroup) -> Reactor:
         loop = asyncio.get_running_loop()
     except RuntimeError:  # trio
         return TaskReactor(task_group)
-    watches_sockets = sys.platform != "win32" or isinstance(loop, asyncio.SelectorEventLoop)
-    return SelectorReactor(loop) if watches_sockets else TaskReactor(task_group)
+    if sys.platform != "win32":
+        return SelectorReactor(loop)
+    return SelectorReactor(loop) if isinstance(loop, asyncio.SelectorEventLoop) else TaskReactor(task_group)

@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import anyio
@@ -10,7 +10,7 @@ from anyio.abc import TaskStatus
 
 
 @asynccontextmanager
-async def stop_on_signals(*signals: signal.Signals) -> AsyncIterator[None]:
+async def stop_on_signals(*signals: signal.Signals) -> AsyncGenerator[None]:
     """Cancel the block on SIGTERM or SIGINT (or the given signals), and go on behind it.
 
         async with stop_on_signals(), Hyperswarm() as swarm:

@@ -10,7 +10,7 @@
 
 import logging
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -31,6 +31,7 @@ from ..swarm import (
     ConnectionLost,
     ConnectionOpened,
     DialWanted,
+    FlushEnded,
     KeepAliveWanted,
     Limits,
     PeerBanned,
@@ -328,7 +329,7 @@ class Hyperswarm:
         return len(self.machine.peers)
 
     @contextmanager
-    def events(self) -> Iterator[SwarmEvents]:
+    def events(self) -> Generator[SwarmEvents]:
         """What happens from now on: `Updated` after any change of the numbers, `PeerBanned`."""
         events = SwarmEvents()
         if self._destroyed:
@@ -414,6 +415,8 @@ class Hyperswarm:
             case PeerBanned() | Updated():
                 for subscriber in self._subscribers:
                     subscriber.put(event)
+            case FlushEnded():
+                pass  # who waits for it looks at the flush itself after every event
 
     def _taken(self, connection: Connection) -> None:
         self.machine.taken(connection, self.now())

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import anyio
 from anyio.abc import TaskStatus
@@ -101,10 +101,11 @@ class Presence:
     async def listening(self) -> SwarmServer:
         """Our server, which is started by whoever needs it first."""
         async with self._lock:
-            if self._server is None:
-                self._server = await self._swarm.tasks.start(self._serve)
+            server = self._server
+            if server is None:
+                server = self._server = cast("SwarmServer", await self._swarm.tasks.start(self._serve))
             self._listens = True
-            return self._server
+            return server
 
     async def listen_again(self) -> None:
         """Listen if we did before `withdraw`."""

@@ -1,6 +1,6 @@
 """Networks of one's own: for tests, and for places without internet."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from ..errors import LocalProtocolError
@@ -20,7 +20,7 @@ def bootstrapper(host: str, port: int = DEFAULT_PORT, *, bootstrap: Sequence[str
 
 
 @asynccontextmanager
-async def testnet(size: int = 5, *, host: str = LOOPBACK) -> AsyncIterator[list[str]]:
+async def testnet(size: int = 5, *, host: str = LOOPBACK) -> AsyncGenerator[list[str]]:
     """A whole DHT in this process; yields what to pass as `bootstrap`.
 
     Args:

@@ -166,7 +166,7 @@ class Discovery:
         if refresh is not self.current or not any(session.client for session in self._sessions):
             return []
         limit = self._limit()
-        accepted = []
+        accepted: list[PeerRecord] = []
         for peer in peers:
             if peer.public_key in self._found or len(self._found) >= MAX_PEERS_PER_REFRESH:
                 continue

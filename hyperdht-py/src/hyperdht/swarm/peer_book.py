@@ -111,7 +111,7 @@ class PeerBook:
             self._hints[network] -= 1
             if not self._hints[network]:
                 del self._hints[network]
-        kept = []
+        kept: list[Address] = []
         for address in addresses[:MAX_RELAY_ADDRESSES]:
             network = subnet(address.host)
             if self._hints[network] < MAX_HINTS_PER_SUBNET:

@@ -33,7 +33,7 @@ class PeerInfo:
     public_key: bytes
     relay_addresses: tuple[Address, ...] = ()
     """DHT nodes that can reach it, as its record said."""
-    topics: set[bytes] = field(default_factory=set)
+    topics: set[bytes] = field(default_factory=set[bytes])
     """Our topics under which it was found. Empty on the side that did not look."""
     attempts: int = 0
     """Our dials since a connection last held, or since it was found again."""

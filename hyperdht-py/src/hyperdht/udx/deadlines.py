@@ -40,7 +40,7 @@ class Deadlines(Generic[K]):
 
     def due(self, now: float) -> list[K]:
         """The keys whose time has come. They are forgotten until `set` again."""
-        keys = []
+        keys: list[K] = []
         while (at := self.next()) is not None and at <= now:
             key = heappop(self._heap)[2]
             del self._at[key]

@@ -325,6 +325,7 @@ class UdxStream:
         if last.flags != DATA:
             self._receive_datagram(memoryview(data)[last.start * size : (last.start + 1) * size], now)
             return count * size
+        first = 0
         for run in runs:
             expected = self._received.expected
             first = expected + seq_delta(run.first_seq, expected % SEQ_SPACE)
