@@ -44,11 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    first: BaseException = group
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return first
+def _first(error: BaseException) -> BaseException:
+    inner: Sequence[BaseException] = getattr(error, "exceptions", ())
+    return _first(inner[0]) if inner else error
 
 
 def _parser() -> argparse.ArgumentParser:
