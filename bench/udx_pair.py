@@ -20,6 +20,7 @@ import time
 from typing import Any
 
 import anyio
+
 from hyperdht import KeyPair, SecretStream
 from hyperdht.addresses import Address
 from hyperdht.io import keep_freed_memory
