@@ -113,6 +113,8 @@ class FakeNetwork:
     """Nobody answers, ever."""
     dials_held: anyio.Event | None = None
     """Dials wait for it."""
+    dials_ignore_cancellation: bool = False
+    """They have succeeded already when it comes, and their task does not know yet."""
 
     async def reach(self) -> None:
         """One round trip."""
@@ -199,7 +201,8 @@ class FakeNode:
         network.calls.append(("connect", public_key, tuple(relay_addresses), relay_through))
         await network.reach()
         if network.dials_held is not None:
-            await network.dials_held.wait()
+            with anyio.CancelScope(shield=network.dials_ignore_cancellation):
+                await network.dials_held.wait()
         if public_key in network.failures:
             raise network.failures[public_key]
         server = network.servers.get(public_key)
@@ -209,8 +212,9 @@ class FakeNode:
         keys, their_keys = shake_hands(key_pair, server.key_pair)
         server.node._tasks.start_soon(server.accept, right, their_keys)
         try:
-            stream = await PeerStream.resume(left, is_initiator=True, key_pair=key_pair, handshake=keys)
-            await stream.wait_open()
+            with anyio.CancelScope(shield=network.dials_ignore_cancellation):
+                stream = await PeerStream.resume(left, is_initiator=True, key_pair=key_pair, handshake=keys)
+                await stream.wait_open()
         except BaseException:
             left.reset()
             raise

@@ -26,6 +26,7 @@ from hyperdht.swarm import (
     Updated,
 )
 from hyperdht.swarm.connection_set import keep_new
+from hyperdht.swarm.peer_book import MAX_FIREWALL_BANS
 from hyperdht.swarm.peer_book import MAX_PEERS as PEERS_REMEMBERED
 from hyperdht.swarm.slots import MAX_PARALLEL, MAX_PEERS, max_peers_factor
 
@@ -252,21 +253,63 @@ def test_named_peers_are_never_given_up() -> None:
     assert all(0.66 * 600.0 <= delay <= 1.33 * 720.5 for delay in delays[4:])
 
 
-def test_a_named_peer_is_dialled_when_the_connection_it_made_is_over() -> None:
-    """Also after it was dialled in vain so often that only a timer would try it again."""
-    driver = Driver()
+def named_peer_dialled_in_vain(driver: Driver, attempts: int) -> float:
+    """Dial peer 1 until it has so many attempts, the last of them outside the queue. Returns the time of the last failure."""
     driver.swarm.join_peer(key(1), 0.0)
     (dial,) = driver.dials()
     now = 0.0
-    for _ in range(4):
-        driver.swarm.closed(dial, now)
-        now, dial = driver.run_until_dial(before=now + 2000.0)
     driver.swarm.closed(dial, now)
-    assert dial.peer.attempts >= 4
+    while dial.peer.attempts < attempts - 1:
+        now, dial = driver.run_until_dial(before=now + 60.0)
+        driver.swarm.closed(dial, now)
+    now += attempts
+    driver.swarm.ban(key(99))
+    driver.swarm.incoming(key(99), never, now)  # anything that happens makes the swarm look whom it may dial
+    (dial,) = driver.dials()
+    driver.swarm.closed(dial, now)
+    assert dial.peer.attempts == attempts
+    return now
+
+
+def test_a_named_peer_dialled_in_vain_five_times_waits_for_its_timer() -> None:
+    driver = Driver()
+    now = named_peer_dialled_in_vain(driver, 5)
+    driver.swarm.incoming(key(99), never, now + 100.0)
+    assert not driver.dials()
+    when, _ = driver.run_until_dial(before=now + 1000.0)
+    assert when - now > 300.0
+
+
+def test_a_named_peer_is_dialled_when_the_connection_it_made_is_over() -> None:
+    """Also after it was dialled in vain so often that only a timer would try it again."""
+    driver = Driver()
+    now = named_peer_dialled_in_vain(driver, 5)
     connection = accept(driver, 1, now=now)
     driver.swarm.handle_timer(now=now + 3000.0)  # the timer finds it connected
     driver.swarm.closed(connection, now + 5000.0)
-    assert driver.dials() or driver.run_until_dial(before=now + 6000.0)
+    driver.run_until_dial(before=now + 7000.0)
+
+
+def test_resumed_at_once_a_named_peer_is_dialled_at_once() -> None:
+    driver = Driver()
+    driver.swarm.join_peer(key(1), 0.0)
+    (dial,) = driver.dials()
+    driver.swarm.suspend()
+    driver.swarm.closed(dial, 1.0)
+    driver.swarm.resume(1.0)
+    assert numbers(driver.dials()) == {1}
+
+
+def test_found_again_the_count_of_a_peer_that_fails_starts_anew() -> None:
+    driver = Driver()
+    dial = driver.dial_one(1)
+    driver.swarm.closed(dial, 0.0)
+    when, dial = driver.run_until_dial(before=20.0)
+    driver.swarm.closed(dial, when)
+    assert dial.peer.attempts == 2
+    again = driver.dial_one(1, now=when)
+    driver.swarm.closed(again, when)
+    assert again.peer.attempts == 1
 
 
 def test_a_dial_that_a_better_connection_replaced_counts_as_any_other() -> None:
@@ -353,6 +396,25 @@ def test_ban_takes_a_peer_out_of_the_queue() -> None:
     driver.swarm.ban(key(OWN))
     driver.swarm.closed(dial, 0.0)
     assert not driver.dials()
+
+
+def test_ban_of_a_peer_that_waits_for_another_try() -> None:
+    driver = Driver()
+    dial = driver.dial_one(1)
+    driver.swarm.closed(dial, 0.0)
+    assert dial.peer.waiting
+    driver.swarm.ban(key(1))
+    assert not dial.peer.waiting
+    assert driver.swarm.peers.get(key(1)) is dial.peer
+    with pytest.raises(AssertionError):
+        driver.run_until_dial(before=100.0)
+
+
+def test_t18_keys_that_the_firewall_refuses_are_not_remembered_for_ever() -> None:
+    driver = Driver(firewall=lambda public_key, payload: True)
+    for number in range(1, MAX_FIREWALL_BANS + 100):
+        assert not driver.swarm.admits(key(number), None)
+    assert len(driver.swarm.peers) == MAX_FIREWALL_BANS
 
 
 # ---- duplicates
@@ -562,6 +624,23 @@ def test_flush_ends_although_the_program_takes_nothing() -> None:
     flush = driver.swarm.flush()
     for dial in driver.dials():
         driver.swarm.dial_opened(dial, never, 0.0)
+    assert flushed(driver, flush) is True
+
+
+def test_flush_does_not_wait_for_peers_that_lost_their_place() -> None:
+    driver = Driver(limits=Limits(max_parallel=1))
+
+    def flood(walks: range) -> None:
+        for walk in walks:
+            driver.find(*map(record, range(1000 * walk + 1, 1000 * walk + 501)))
+
+    flood(range(4))
+    flush = driver.swarm.flush()
+    flood(range(4, 8))
+    dials = driver.dials()
+    while dials:
+        driver.swarm.closed(dials[0], 0.0)
+        dials = driver.dials()
     assert flushed(driver, flush) is True
 
 

@@ -250,6 +250,17 @@ def test_leaving_in_the_middle_of_an_announce_takes_a_walk() -> None:
     assert not left.only_closest_nodes
 
 
+def test_leaving_in_the_middle_of_a_later_announce_takes_a_walk_too() -> None:
+    driver = Driver()
+    session = join(driver, server=True)
+    settle(driver)
+    session.discovery.refresh(1.0)
+    left = driver.swarm.leave(TOPIC)
+    assert left is not None
+    assert not left.only_closest_nodes
+    assert left.closest_nodes == NODES
+
+
 def test_leaving_a_topic_only_looked_up_is_silent() -> None:
     driver = Driver()
     join(driver, client=True)

@@ -113,12 +113,13 @@ async def test_a_stale_connection_makes_room(network: FakeNetwork) -> None:
 
         old = await connect()
         held = await next_of(server)
-        duplicate = await connect()
-        with pytest.raises(anyio.BrokenResourceError):
-            await duplicate.receive()  # nothing was said on the old one yet, and the greater key's dial would win
         await old.send(b"still here")
         await held.receive()
-        await held.send(b"so am I")
+        duplicate = await connect()
+        with pytest.raises(anyio.BrokenResourceError):
+            await duplicate.receive()  # messages one way prove nothing, and the greater key's dial would win
+        await anyio.wait_all_tasks_blocked()
+        assert held.talked(), "by the keep-alive that made it prove itself"
         new = await connect()
         assert (await next_of(server)).handshake_hash == new.handshake_hash
         with pytest.raises(anyio.ClosedResourceError):
@@ -412,6 +413,51 @@ async def test_ban_ends_the_connection(network: FakeNetwork) -> None:
         server.ban(client.key_pair.public_key)
         await until(server, 0)
         await until(client, 0)
+
+
+async def test_a_dial_that_is_unwanted_before_it_starts_never_does(network: FakeNetwork) -> None:
+    target = KeyPair.generate().public_key
+    async with swarm_on(network) as swarm:
+        swarm.join_peer(target)
+        swarm.ban(target)
+        with anyio.fail_after(10):
+            await swarm.until(lambda: swarm.connecting == 0)
+        assert network.called("connect") == []
+
+
+async def test_a_dial_that_is_unwanted_ends_at_once(network: FakeNetwork) -> None:
+    network.dials_held = anyio.Event()
+    target = KeyPair.generate().public_key
+    async with swarm_on(network) as swarm:
+        swarm.join_peer(target)
+        await anyio.wait_all_tasks_blocked()
+        assert network.called("connect")
+        swarm.ban(target)
+        with anyio.fail_after(10):
+            await swarm.until(lambda: swarm.connecting == 0)
+
+
+async def test_a_dial_that_succeeds_when_it_is_unwanted_is_closed(network: FakeNetwork) -> None:
+    network.dials_held, network.dials_ignore_cancellation = anyio.Event(), True
+    async with swarm_on(network) as server, swarm_on(network) as client:
+        await server.listen()
+        client.join_peer(server.key_pair.public_key)
+        await anyio.wait_all_tasks_blocked()
+        client.ban(server.key_pair.public_key)
+        network.dials_held.set()
+        with anyio.fail_after(10):
+            await client.until(lambda: client.connecting == 0)
+        assert len(client.connections) == 0
+        await until(server, 0)
+
+
+async def test_a_walk_that_is_unwanted_before_it_starts_never_does(network: FakeNetwork) -> None:
+    async with swarm_on(network) as swarm, anyio.create_task_group() as tasks:
+        tasks.start_soon(swarm.join, TOPIC)
+        tasks.start_soon(swarm.leave, TOPIC)  # runs before the task of the walk that the first one asked for
+        await anyio.wait_all_tasks_blocked()
+        assert network.called("announce") == []
+        assert not network.records[TOPIC]
 
 
 async def test_named_peers_need_no_topic(network: FakeNetwork) -> None:
