@@ -4,8 +4,10 @@ Source of the verbs: the `hyperdht` command of the JavaScript package, and `nc`.
 """
 
 import argparse
+import ipaddress
 import os
 import re
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -54,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     bootstrap = commands.add_parser("bootstrap", help="run the first node of a network of your own")
-    bootstrap.add_argument("--host", default="127.0.0.1", help="address other nodes reach this one at")
+    bootstrap.add_argument("--host", type=_ipv4, default="127.0.0.1", help="address other nodes reach this one at")
     bootstrap.add_argument("--port", type=int, default=49737)
     bootstrap.set_defaults(run=_bootstrap)
 
@@ -106,7 +108,15 @@ def _topic(text: str) -> bytes:
     return bytes.fromhex(text) if re.fullmatch(r"[0-9a-fA-F]{64}", text) else blake2b(text.encode())
 
 
+def _ipv4(text: str) -> str:
+    try:
+        return str(ipaddress.IPv4Address(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not an IPv4 address: {error}") from None
+
+
 def _address(text: str) -> Address:
+    """The host may be a name."""
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise argparse.ArgumentTypeError("an address is host:port")
@@ -192,8 +202,10 @@ async def _send_input(stream: SecretStream) -> None:
 
 async def _ping(options: argparse.Namespace) -> None:
     async with _node(options) as dht:
+        host, port = options.address
+        (_, _, _, _, address), *_ = await anyio.getaddrinfo(host, port, family=socket.AF_INET)
         started = anyio.current_time()
-        await dht.ping(options.address)
+        await dht.ping(Address(*address[:2]))
         print(f"{(anyio.current_time() - started) * 1000:.1f} ms")
 
 

@@ -76,6 +76,9 @@ def test_an_echo_serves_one_peer_after_another(network: str) -> None:
 
 def test_ping_and_holepunch_info(network: str) -> None:
     assert run("ping", network, "--bootstrap", network).stdout.endswith(" ms\n")
+    assert run("ping", network.replace("127.0.0.1", "localhost"), "--bootstrap", network).stdout.endswith(" ms\n")
+    nowhere = run("ping", "no.such.name.invalid:1", "--bootstrap", network)
+    assert (nowhere.returncode, nowhere.stderr.count("\n")) == (1, 1)
     info = run("holepunch-info", "--bootstrap", network)
     assert info.returncode == 0
     assert info.stdout.startswith("address   127.0.0.1")
@@ -89,7 +92,9 @@ def test_what_fails_is_said_in_a_sentence(network: str) -> None:
     assert run("lookup", "x", "--bootstrap", "nonsense").stderr.startswith("hyperdht: a bootstrap node is named")
 
 
-@pytest.mark.parametrize("arguments", [["connect", "12"], ["ping", "nowhere"], ["serve", "--seed", "zz"], []])
+@pytest.mark.parametrize(
+    "arguments", [["connect", "12"], ["ping", "nowhere"], ["serve", "--seed", "zz"], ["bootstrap", "--host", "x"], []]
+)
 def test_arguments_that_make_no_sense(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(arguments)
