@@ -228,7 +228,13 @@ class OllamaClient:
         return True
 
     async def push_blob(
-        self, digest: Digest, source: Path, size: int, progress: Callable[[int], None] | None = None
+        self,
+        digest: Digest,
+        source: Path,
+        size: int,
+        progress: Callable[[int], None] | None = None,
+        *,
+        offset: int | None = None,
     ) -> None:
         """Upload a blob from a file.
 
@@ -240,15 +246,18 @@ class OllamaClient:
             source: The file.
             size: Its length in bytes.
             progress: Called with the bytes sent so far.
+            offset: Where the blob begins in a file that holds more than it; None: it is the whole file.
 
         Raises:
             OllamaRejected: Ollama's answer (400 digest mismatch, 500 disk full), or 0 when the file is not what the
                 caller said.
         """
-        _require((await anyio.Path(source).stat()).st_size == size, digest)
+        length = (await anyio.Path(source).stat()).st_size
+        _require(length == size if offset is None else length >= offset + size, digest)
         headers = {"content-length": str(size), "content-type": "application/octet-stream"}
         with self._translated():
             async with await anyio.open_file(source, "rb") as file:
+                await file.seek(offset or 0)
                 body = _checked_blocks(cast("BinaryIO", file.wrapped), digest, size, progress)
                 response = await self._http.post(
                     f"/api/blobs/{digest}", content=body, headers=headers, timeout=self._work_timeout
@@ -427,9 +436,12 @@ async def _checked_blocks(
     file: BinaryIO, digest: Digest, size: int, progress: Callable[[int], None] | None
 ) -> AsyncIterator[bytes]:
     state = hashlib.sha256()
+    left = size
 
     def read() -> bytes:
-        block = file.read(HASH_BLOCK_BYTES)
+        nonlocal left
+        block = file.read(min(HASH_BLOCK_BYTES, left))
+        left -= len(block)
         state.update(block)
         return block
 

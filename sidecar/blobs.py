@@ -16,10 +16,11 @@ from ollama_bridge.digests import Digest
 from ollama_bridge.nofollow import open_regular
 
 from .catalogue.rows import HeldRow
-from .errors import BlobMismatch, QuotaExceeded
+from .errors import BlobMismatch, ChunkMismatch, QuotaExceeded
+from .transfer.chunks import CHUNK_BYTES
 from .transfer.fetch import Fetch
 from .transfer.fetch_types import BlobSpec
-from .transfer.partial import DiskPolicy
+from .transfer.partial import DiskPolicy, PartialFile
 from .transfer.pool import SourcePool
 from .transfer.verified import verify_file
 
@@ -35,10 +36,15 @@ if TYPE_CHECKING:
     from .paths import DataPaths
     from .rooms.network import RoomNetwork
     from .transfer.bandwidth import TokenBucket
+    from .transfer.chunks import ChunkTable
     from .transfer.fetch_types import Progress
     from .transfer.provide import Provider
     from .transfer.source import ChunkSource
     from .transfer.verified import VerifiedBlob
+
+
+TAKEN_AT_ONCE = 64
+"""Chunks of a local file in memory at once: 4 MiB."""
 
 
 class Blobs:
@@ -113,6 +119,35 @@ class Blobs:
             self._provider.register(digest, blob.size, fetch.table, opener)
         return blob, True
 
+    async def take_in(self, entry: SignedEntry, table: ChunkTable, read: Callable[[int, int], bytes]) -> None:
+        """Put a blob that lies in a file of the user's among the fetched ones, verified chunk by chunk and as a whole.
+
+        Continues where an earlier try was interrupted, within the same quota and reserve as a fetch.
+
+        Args:
+            table: Its root is the entry's.
+            read: Gives the bytes at an offset, of that length.
+        Raises:
+            ChunkMismatch, BlobMismatch, DiskFull, QuotaExceeded: As a fetch does.
+        """
+        claimed = entry.entry.blob
+        digest = Digest.parse(claimed.digest)
+        used = await to_thread.run_sync(self.stored_bytes)
+        policy = DiskPolicy(admit=partial(self._admit, used), reserve=self._reserve)
+
+        def work() -> VerifiedBlob | None:
+            kept = self._paths.blobs / digest.file_name
+            if kept.exists() or self._from_store(digest, claimed.size) is not None:
+                return None  # `obtain` looks at it again
+            with PartialFile(self._paths.partial, self._paths.blobs, digest, claimed.size, table, policy) as file:
+                return _fill(file, read)
+
+        blob = await to_thread.run_sync(work)
+        if blob is not None:
+            self._provider.register(
+                digest, blob.size, table, partial(open_regular, blob.path.parent, (blob.path.name,))
+            )
+
     def _from_store(self, digest: Digest, size: int) -> VerifiedBlob | None:
         if self._store is None or not self._store.has_blob(digest, size):
             return None
@@ -170,6 +205,24 @@ class Blobs:
             raise QuotaExceeded(
                 f"{needed} more bytes would make {used + needed} of fetched data; the quota is {self._quota_bytes}."
             )
+
+
+def _fill(file: PartialFile, read: Callable[[int, int], bytes]) -> VerifiedBlob:
+    """Write the missing chunks in order and put the file in place; blocking."""
+    at_once = TAKEN_AT_ONCE * CHUNK_BYTES
+    for first in range(0, file.have.total, TAKEN_AT_ONCE):
+        chunks = range(first, min(first + TAKEN_AT_ONCE, file.have.total))
+        if not all(file.have.has(index) for index in chunks):
+            data = memoryview(read(first * CHUNK_BYTES, at_once))
+            report = file.write_batch([(first, data)])
+            if report.wrong or not all(file.have.has(index) for index in chunks):
+                raise ChunkMismatch(
+                    "The bytes of the adapter in this file are not those that were signed.", "Copy the file again."
+                )
+        file.advance(TAKEN_AT_ONCE)
+    while file.behind:
+        file.advance(TAKEN_AT_ONCE)
+    return file.finish()
 
 
 def _tree_bytes(folder: Path) -> int:

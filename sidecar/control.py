@@ -20,6 +20,8 @@ from ollama_bridge.nofollow import open_regular
 
 from . import __version__
 from .bridge_errors import bridge_errors
+from .bundle.export import Exporter
+from .bundle.importer import Importer
 from .catalogue.rows import RoomRow, Standing
 from .control_types import (
     AdapterRow,
@@ -33,7 +35,7 @@ from .control_types import (
     UninstallResult,
     VerifyReport,
 )
-from .errors import ConsentNeeded, NotFound, RoomError, ShareError
+from .errors import ConsentNeeded, NotFound, RoomError, ShareError, UsageError, as_error
 from .events import RoomJoined, RoomLeft
 from .identity import read_aloud
 from .rooms.code import generate_code, normalise_code, room_link
@@ -51,8 +53,10 @@ if TYPE_CHECKING:
     from .catalogue.entry import SignedEntry
     from .catalogue.journal import Journal
     from .control_types import (
+        BundleInfo,
         DoctorLine,
         GetOptions,
+        ImportInfo,
         NumberedEvent,
         RollbackInfo,
         RoomKind,
@@ -391,6 +395,35 @@ class SidecarControl:
             entries=tuple(entry.ref for entry in offered),
             problems=tuple(problems),
         )
+
+    # --- bundles -------------------------------------------------------------------------------------------------------
+
+    async def export_bundle(self, ref: str, path: str, *, with_base: bool, overwrite: bool) -> BundleInfo:
+        """See `Control`."""
+        parts, file = self._parts, Path(path)
+        if not file.is_absolute():
+            raise UsageError("The file needs an absolute path.")
+        exporter = Exporter(provider=parts.provider, store=parts.store, reserve=parts.settings.reserve_bytes)
+        return await exporter.export(parts.catalogue.resolve(ref), file, with_base=with_base, overwrite=overwrite)
+
+    async def import_bundle(self, path: str, options: GetOptions) -> ImportInfo:
+        """See `Control`."""
+        parts, file = self._parts, Path(path)
+        if not file.is_absolute():
+            raise UsageError("The file needs an absolute path.")
+        importer = Importer(
+            client=parts.client,
+            local=parts.local,
+            catalogue=parts.catalogue,
+            journal=parts.journal,
+            blobs=parts.blobs,
+            installer=parts.installer,
+            transfers=parts.transfers,
+        )
+        info, ended = await importer.load(file, options)
+        if ended.error is not None:
+            raise as_error(ended.error)
+        return replace(info, result=ended.result)
 
     # --- auto-sync -----------------------------------------------------------------------------------------------------
 

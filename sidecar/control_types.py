@@ -267,6 +267,32 @@ class VerifyReport(Result):
 
 
 @dataclass(frozen=True, slots=True)
+class BundleInfo(Result):
+    """A bundle that `export` wrote."""
+
+    path: str
+    ref: str
+    version: int
+    publisher: str
+    size: int
+    """Bytes of the file."""
+    has_base: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ImportInfo(Result):
+    """What `import` found in a bundle and did with it."""
+
+    ref: str
+    version: int
+    publisher: str
+    digest: str
+    base_installed: str | None = None
+    """Name of the base model that was made from it; None when it was not needed."""
+    result: InstallResult | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RuleInfo(Result):
     """A rule of auto-sync. What is None is not asked for."""
 
@@ -457,6 +483,17 @@ class Control(Protocol):
 
     async def uninstall(self, name: str) -> UninstallResult:
         """Remove a model that `get` installed, and nothing else. Raises NotFound, InstallError."""
+        ...
+
+    async def export_bundle(self, ref: str, path: str, *, with_base: bool, overwrite: bool) -> BundleInfo:
+        """Write an entry, its adapter and optionally its base into one file. `path` is absolute.
+
+        Raises NotFound, BundleError, BaseModelMissing, DiskFull.
+        """
+        ...
+
+    async def import_bundle(self, path: str, options: GetOptions) -> ImportInfo:
+        """Verify a bundle and install what is in it. `path` is absolute. Raises what `get` ends with, BundleError."""
         ...
 
     async def sync_rules(self) -> tuple[RuleInfo, ...]:

@@ -6,6 +6,11 @@ caller does next; the API maps `code` to a body and `http_status`, and the CLI p
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .control_types import ErrorInfo
+
 
 class SidecarError(Exception):
     """Something was refused or failed, for a reason the user can act on."""
@@ -219,8 +224,24 @@ class AdapterRefused(SidecarError):
     default_next = "`ollaswarm verify PATH` shows what was looked at."
 
 
+class BundleError(SidecarError):
+    """The file is not a bundle, or not a whole one; or it cannot be written."""
+
+    code = "bundle"
+    http_status = 422
+    default_next = "Copy or export the bundle again; nothing of this one was used."
+
+
 class ShareError(SidecarError):
     """The thing named cannot be shared."""
 
     code = "share"
     http_status = 422
+
+
+def as_error(info: ErrorInfo) -> SidecarError:
+    """A failure that was kept as data, as the class it had."""
+    for kind in globals().values():
+        if isinstance(kind, type) and issubclass(kind, SidecarError) and kind.code == info.code:
+            return kind(info.cause, info.next)
+    return SidecarError(info.cause, info.next)

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from .control_types import (
         AdapterRow,
         DoctorLine,
-        ErrorInfo,
         InstallResult,
         RoomInfo,
         StatusInfo,
@@ -165,7 +164,7 @@ class Sidecar:
                     if now.result is not None:
                         return now.result
                     if now.error is not None:
-                        raise _as_error(now.error)
+                        raise errors.as_error(now.error)
             except BaseException:
                 await control.cancel(info.id)  # does not wait; nothing if the transfer itself has ended
                 raise
@@ -217,11 +216,3 @@ class Sidecar:
                 "The sidecar does not run.", "Use it inside `async with Sidecar(...) as sidecar:`."
             )
         return self._running
-
-
-def _as_error(info: ErrorInfo) -> errors.SidecarError:
-    """The error of a transfer, as the class it had."""
-    for kind in vars(errors).values():
-        if isinstance(kind, type) and issubclass(kind, errors.SidecarError) and kind.code == info.code:
-            return kind(info.cause, info.next)
-    return errors.SidecarError(info.cause, info.next)

@@ -126,7 +126,7 @@ class Installer:
         Raises:
             SidecarError: With the reason. The store is as it was; a partial file is kept.
         """
-        self._check_policy(entry)
+        self.check_policy(entry)
         base = await self._base_for(entry) if options.install else None
         progress("fetch", None)
         blob, fetched = await self._blobs.obtain(entry, fetching, lambda now: progress("fetch", now))
@@ -144,9 +144,8 @@ class Installer:
         await self._blobs.let_ollama_hold(blob)
         return Outcome(installed.name.display, installed.route, None, fetched)
 
-    # --- steps -------------------------------------------------------------------------------------------------------
-
-    def _check_policy(self, entry: SignedEntry) -> None:
+    def check_policy(self, entry: SignedEntry) -> None:
+        """Whether an entry may be installed here. Raises NotTrusted."""
         decision = may_install(
             entry,
             self._keyring.standing(entry.publisher),
@@ -158,6 +157,8 @@ class Installer:
             log.warning("%s", decision.reason)
         if not decision.ok:
             raise NotTrusted(decision.reason)
+
+    # --- steps -------------------------------------------------------------------------------------------------------
 
     async def _base_for(self, entry: SignedEntry) -> ModelName:
         """The local model with the entry's base, by digest. Asked before a byte is fetched."""

@@ -87,6 +87,8 @@ class LocalModels:
         self._emit = emit
         self._observer = observer
         self._shown: dict[ModelName, tuple[str, LocalModel]] = {}
+        self._changed = anyio.Event()
+        """Set when a model came or changed."""
         self._looking = anyio.Lock()
         self._appeared: ModelHandler = _tell_nobody
         self._removed_from: ModelHandler = _tell_nobody
@@ -119,6 +121,15 @@ class LocalModels:
                 await self._watch(self._store)
             else:
                 await self._poll()
+
+    async def wait_for_base(self, digest: Digest) -> None:
+        """Wait a while until a base that was just made is known. Raises the bridge's errors."""
+        if self._store is None:
+            await self.look()
+        with anyio.move_on_after(FIRST_LOOK_S):
+            while not self.bases(digest):
+                self._changed = anyio.Event()
+                await self._changed.wait()
 
     async def settle(self) -> None:
         """Wait until the models are known, and without a watch ask for those of this moment.
@@ -172,6 +183,7 @@ class LocalModels:
         size = layers[0].size if layers else 0
         model = LocalModel(name, None if base is None else base.digest, adapters, size)
         self.models[name] = model
+        self._changed.set()
         return model
 
     async def _removed(self, name: ModelName) -> None:

@@ -10,8 +10,10 @@ from sidecar.api import schemas
 from sidecar.api.streams import EventStream, follow_events, follow_transfer
 from sidecar.control_types import (
     AdapterRow,
+    BundleInfo,
     Control,
     DoctorLine,
+    ImportInfo,
     PeerInfo,
     PublisherInfo,
     RollbackInfo,
@@ -38,7 +40,7 @@ def make_routes(control: Control, closing: anyio.Event) -> APIRouter:
         prefix=API_PREFIX,
         responses={"4XX": {"model": schemas.ErrorBody}, "5XX": {"model": schemas.ErrorBody}},
     )
-    for add in (_add_overview, _add_rooms, _add_adapters, _add_sync, _add_trust):
+    for add in (_add_overview, _add_rooms, _add_adapters, _add_bundles, _add_sync, _add_trust):
         add(router, control)
     _add_transfers(router, control, closing)
     return router
@@ -104,6 +106,16 @@ def _add_adapters(router: APIRouter, control: Control) -> None:
     @router.post("/verify", summary="Check a file of this machine")
     async def verify(body: schemas.File) -> VerifyReport:
         return await control.verify(body.path)
+
+
+def _add_bundles(router: APIRouter, control: Control) -> None:
+    @router.post("/bundles/export", summary="Write an entry and its adapter into one file")
+    async def export_bundle(body: schemas.Export) -> BundleInfo:
+        return await control.export_bundle(body.ref, body.path, with_base=body.with_base, overwrite=body.overwrite)
+
+    @router.post("/bundles/import", summary="Verify such a file and install what is in it")
+    async def import_bundle(body: schemas.Import) -> ImportInfo:
+        return await control.import_bundle(body.path, body.options())
 
 
 def _add_sync(router: APIRouter, control: Control) -> None:

@@ -106,6 +106,23 @@ class File(Body):
     path: str = Field(max_length=MAX_PATH, description="Absolute path on this machine.")
 
 
+class Export(Body):
+    ref: str = Field(max_length=MAX_NAME)
+    path: str = Field(max_length=MAX_PATH, description="Absolute path on this machine.")
+    with_base: bool = False
+    overwrite: bool = False
+
+
+class Import(Body):
+    path: str = Field(max_length=MAX_PATH, description="Absolute path on this machine.")
+    as_name: str | None = Field(None, max_length=MAX_NAME)
+    install: bool = True
+    force: bool = Field(False, description="Replace a model of that name which we did not install.")
+
+    def options(self) -> GetOptions:
+        return GetOptions(**self.model_dump(exclude={"path"}))
+
+
 class ErrorDetail(BaseModel):
     code: str
     cause: str

@@ -133,6 +133,18 @@ class Catalogue:
         placements = tuple(self._place(each, statement, False) for each in sorted(rooms))
         return Outcome(Status.WITHDRAWN, statement, placements)
 
+    def see(self, statement: Statement, *, now: float) -> Outcome:
+        """Take note of a verified statement that came by no room, such as in a file: only its version is remembered.
+
+        Nothing is placed, so nobody is told; a refusal has a `reason`.
+        """
+        key = adapter_key(statement.publisher, statement.name)
+        refusal = self._stale(key, statement, now) or self._memory_full(key, statement)
+        if refusal is not None:
+            return refusal
+        self._highest[key] = HighWater(statement.version, statement.id)
+        return Outcome(Status.KNOWN, statement)
+
     def set_held(self, digest: str, held: bool) -> tuple[tuple[Placement, SignedEntry], ...]:
         """Note that we now hold, or no longer hold, a blob (`sha256:<hex>`); returns the entries whose offer changed."""
         changed: list[tuple[Placement, SignedEntry]] = []
@@ -213,6 +225,14 @@ class Catalogue:
         present = room.find(key)
         if present is not None and present.statement.id == statement.id:
             return Outcome(Status.KNOWN, statement)
+        if (stale := self._stale(key, statement, now)) is not None:
+            return stale
+        if present is None and (reason := self._limit_reached(room, statement.publisher)):
+            return Outcome(Status.FULL, statement, reason=reason)
+        return self._memory_full(key, statement)
+
+    def _stale(self, key: AdapterKey, statement: Statement, now: float) -> Outcome | None:
+        """Why a statement no longer counts, wherever it came from (T15)."""
         highest = self._highest.get(key)
         if highest is not None and statement.version < highest.version:
             reason = (
@@ -226,9 +246,10 @@ class Catalogue:
             return Outcome(
                 Status.EXPIRED, statement, reason=f"The offer of {statement.name} ended {statement.entry.expires}."
             )
-        if present is None and (reason := self._limit_reached(room, statement.publisher)):
-            return Outcome(Status.FULL, statement, reason=reason)
-        if highest is None and len(self._highest) >= self._max_remembered:
+        return None
+
+    def _memory_full(self, key: AdapterKey, statement: Statement) -> Outcome | None:
+        if key not in self._highest and len(self._highest) >= self._max_remembered:
             reason = f"{self._max_remembered} adapters are remembered already; leave a room that is full of junk."
             return Outcome(Status.FULL, statement, reason=reason)
         return None

@@ -139,6 +139,11 @@ class Journal:
         for row in self._db.execute("SELECT publisher, name, version, id FROM versions"):
             yield VersionRow(*row)
 
+    def remember_version(self, publisher: bytes, name: str, version: int, statement_id: bytes) -> None:
+        """Note a version that was seen outside of rooms."""
+        with transaction(self._db):
+            self._raise_version(publisher, name.lower(), version, statement_id)
+
     # Our shares
 
     def shares(self) -> list[ShareRow]:
@@ -275,10 +280,13 @@ class Journal:
             self._advance(place.room_id, place.sequence)
             if replaced is not None:
                 self._db.execute(f"{_DROP_ORPHANS} AND id = ?", replaced)
+        self._raise_version(publisher, name, statement.version, statement.id)
+
+    def _raise_version(self, publisher: bytes, name: str, version: int, statement_id: bytes) -> None:
         self._db.execute(
             "INSERT INTO versions VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET version = excluded.version, "
             "id = excluded.id WHERE excluded.version > versions.version",
-            (publisher, name, statement.version, statement.id),
+            (publisher, name, version, statement_id),
         )
 
     def _advance(self, room_id: bytes, sequence: int) -> None:

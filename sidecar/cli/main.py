@@ -34,6 +34,8 @@ VERBS = {
     "block": "sidecar.cli.cmd_trust:block",
     "events": "sidecar.cli.cmd_watch:events",
     "verify": "sidecar.cli.cmd_adapters:verify",
+    "export": "sidecar.cli.cmd_bundle:export",
+    "import": "sidecar.cli.cmd_bundle:import_file",
     "service": "sidecar.cli.cmd_service:app",
 }
 

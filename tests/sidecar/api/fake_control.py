@@ -10,10 +10,12 @@ import anyio
 
 from sidecar.control_types import (
     AdapterRow,
+    BundleInfo,
     Control,
     DoctorLine,
     ErrorInfo,
     GetOptions,
+    ImportInfo,
     InstallResult,
     NumberedEvent,
     OllamaInfo,
@@ -246,6 +248,15 @@ class FakeControl:
         if name != "sql-lora":
             raise NotFound(f"{name} was not installed by us.")
         return UninstallResult(name, DIGEST, True)
+
+    async def export_bundle(self, ref: str, path: str, *, with_base: bool, overwrite: bool) -> BundleInfo:
+        self.calls.append(("export_bundle", ref, path, with_base, overwrite))
+        return BundleInfo(path, ref, 7, KEY, SIZE, with_base)
+
+    async def import_bundle(self, path: str, options: GetOptions) -> ImportInfo:
+        self.calls.append(("import_bundle", path, options))
+        result = InstallResult(DIGEST, SIZE, "sql-lora:latest" if options.install else None, "pull", seconds=1.5)
+        return ImportInfo("sql-lora", 7, KEY, DIGEST, "llama3.2:1b", result)
 
     async def sync_rules(self) -> tuple[RuleInfo, ...]:
         return tuple(self.rules)

@@ -115,6 +115,15 @@ async def test_sync_verbs(client: httpx.AsyncClient, control: FakeControl) -> No
     assert (await post(client, "/sync/rules", direction="both", room="team")).status_code == 422
 
 
+async def test_bundles(client: httpx.AsyncClient, control: FakeControl) -> None:
+    written = await post(client, "/bundles/export", ref="sql-lora", path="/tmp/x", with_base=True)
+    assert (written.status_code, written.json()["has_base"]) == (200, True)
+    read = await post(client, "/bundles/import", path="/tmp/x", as_name="mine", force=True)
+    assert read.json()["result"]["installed_as"] == "sql-lora:latest"
+    options = GetOptions(as_name="mine", force=True)
+    assert control.calls == [("export_bundle", "sql-lora", "/tmp/x", True, False), ("import_bundle", "/tmp/x", options)]
+
+
 async def test_refusals_carry_code_cause_and_next(client: httpx.AsyncClient) -> None:
     response = await post(client, "/uninstall", name="llama3.2")
     assert response.status_code == 404

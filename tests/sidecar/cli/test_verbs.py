@@ -329,3 +329,16 @@ def test_sync_run_prints_each_line_and_the_cost(run: Run, control: FakeControl) 
     assert ran.exit_code == 1
     assert "Failed: Ollama is away. Next: Start it." in ran.stdout
     assert run("sync", "rollback", "sql-lora", "--to", "4").stdout.startswith("team/sql-lora is version 4 now.")
+
+
+def test_export_and_import(run: Run, control: FakeControl, tmp_path: Path) -> None:
+    file = tmp_path / "sql.bundle"
+    assert "sql-lora version 7 with its base" in run("export", "sql-lora", str(file), "--with-base").stdout
+    done = run("import", str(file), "--as", "mine")
+    assert done.exit_code == 0, done.stderr
+    assert "Installed sql-lora:latest" in done.stdout
+    assert "llama3.2:1b" in done.stdout
+    assert control.calls == [
+        ("export_bundle", "sql-lora", str(file), True, False),
+        ("import_bundle", str(file), GetOptions(as_name="mine")),
+    ]
