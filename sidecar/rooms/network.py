@@ -11,7 +11,7 @@ import logging
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
@@ -34,9 +34,10 @@ from .peer import PeerConnection
 from .statements import Placed, Statements
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from hyperdht import SecretStream
+    from hyperdht.buffers import BytesLike
     from sidecar.catalogue.catalogue import Catalogue, Outcome, Placement
     from sidecar.catalogue.journal_thread import JournalThread
     from sidecar.catalogue.withdrawal import Statement
@@ -83,6 +84,16 @@ class JoinedRoom:
         return self.key.room_id.hex()
 
 
+class OtherProtocol(Protocol):
+    """Another program's protocol, met in the topics we share with it."""
+
+    def is_spoken(self, first_message: BytesLike) -> bool:
+        """Whether a peer that begins so speaks it, and we want to answer."""
+
+    async def run_connection(self, stream: SecretStream, first: Sequence[BytesLike], address: str) -> None:
+        """Serve a connection to its end and close it. `first` are the messages read already."""
+
+
 @dataclass(eq=False, slots=True)
 class _Attachment:
     """A running fetch and the sources it was given."""
@@ -113,6 +124,8 @@ class RoomNetwork:
         self.connections: dict[bytes, PeerConnection] = {}
         self.bad_input: Counter[str] = Counter()
         """What peers did wrong, by kind; shown in metrics."""
+        self.other: OtherProtocol | None = None
+        """What is spoken with peers on the internet that do not speak ours."""
         self._sent_before = 0
         self._catalogue = catalogue
         self._keyring = keyring
@@ -166,13 +179,20 @@ class RoomNetwork:
         try:
             reason = await connection.run()
             log.info("peer %s at %s: %s", connection.key.hex()[:12], address, reason)
+            if connection.foreign and self.other is not None:
+                self._forget(connection)
+                await self.other.run_connection(stream, connection.foreign, address)
         except Exception:  # as in `_serve`
             log.exception("connection with %s at %s", connection.key.hex()[:12], address)
         finally:
-            self._sent_before += connection.sent_bytes
-            if self.connections.get(connection.key) is connection:
-                del self.connections[connection.key]
+            self._forget(connection)
         return connection.had_member
+
+    def _forget(self, connection: PeerConnection) -> None:
+        if self.connections.get(connection.key) is connection:
+            del self.connections[connection.key]
+        self._sent_before += connection.sent_bytes
+        connection.sent_bytes = 0
 
     async def close(self) -> None:
         """Say goodbye everywhere."""
@@ -287,6 +307,10 @@ class RoomNetwork:
     def may_have(self, room_id: bytes, digest: Digest) -> bool:
         """See `ConnectionHandler`: what one room offers is not served to another."""
         return room_id in self.rooms and self._catalogue.offers_blob(room_id, str(digest))
+
+    def is_foreign(self, connection: PeerConnection, first_message: BytesLike) -> bool:
+        """See `ConnectionHandler`."""
+        return not connection.is_lan and self.other is not None and self.other.is_spoken(first_message)
 
     async def breathe(self) -> None:
         """See `ConnectionHandler`."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hyperdht import SecretStream
+    from hyperdht.buffers import BytesLike
     from ollama_bridge.digests import Digest
 
     from .key import RoomKey
@@ -50,6 +51,9 @@ class ConnectionHandler(Protocol):
     def may_have(self, room_id: bytes, digest: Digest) -> bool:
         """Whether a room may have a blob."""
 
+    def is_foreign(self, connection: PeerConnection, first_message: BytesLike) -> bool:
+        """Whether the first message of a peer shows that it speaks another protocol, which somebody here understands."""
+
     async def breathe(self) -> None:
         """Wait while so much is being worked on that reading more would only pile it up."""
 
@@ -78,6 +82,8 @@ class PeerConnection:
         """Whether the peer proved to be a member of any room."""
         self.links: dict[bytes, RoomLink] = {}
         """By room id; not all of them are proved."""
+        self.foreign: list[bytearray] = []
+        """The first messages of a peer that turned out to speak another protocol. The stream is left open for it."""
         self._handler = handler
         self._clock = clock
         self._mux = Mux(MUX_LIMITS)
@@ -109,6 +115,7 @@ class PeerConnection:
                 tasks.start_soon(self._write)
                 try:
                     await self._read()
+                    reason = "the peer speaks another protocol"
                 except anyio.EndOfStream:
                     reason = "the peer closed the connection"
                 except RemoteProtocolError as error:
@@ -122,8 +129,9 @@ class PeerConnection:
             self._mux.connection_lost()
             for link in list(self.links.values()):
                 self._lose(link, reason)
-            with anyio.CancelScope(shield=True):
-                await self.stream.aclose()
+            if not self.foreign:
+                with anyio.CancelScope(shield=True):
+                    await self.stream.aclose()
         return reason
 
     def open_room(self, room: RoomKey) -> None:
@@ -172,8 +180,12 @@ class PeerConnection:
     # --- inside ------------------------------------------------------------------------------------------------------
 
     async def _read(self) -> None:
+        """Read until the connection ends, which raises, or until it is found not to be ours, which returns."""
+        messages = await self.stream.receive_many()
+        if self._handler.is_foreign(self, messages[0]):
+            self.foreign = messages
+            return
         while True:
-            messages = await self.stream.receive_many()
             now = self._clock()
             for message in messages:
                 self._mux.receive(message)
@@ -185,6 +197,7 @@ class PeerConnection:
             while self._outbox_bytes > MAX_OUTBOX_BYTES or self._mux.should_pause:
                 self._drained = anyio.Event()
                 await self._drained.wait()
+            messages = await self.stream.receive_many()
 
     def _handle(
         self, event: ChannelOpened | ChannelMessageReceived | ChannelClosed | ChannelRequested, now: float
