@@ -93,13 +93,12 @@ class Blobs:
         if (blob := await to_thread.run_sync(self._from_store, digest, claimed.size)) is not None:
             return blob, False
         pool = SourcePool()
-        used = await to_thread.run_sync(self.stored_bytes)
         fetch = Fetch(
             BlobSpec(digest, claimed.size, claimed.chunks),
             pool,
             self._paths.partial,
             self._paths.blobs,
-            policy=DiskPolicy(admit=partial(self._admit, used), reserve=self._reserve),
+            policy=await self.disk_policy(),
             progress=progress,
             caps=self._caps,
             first_unit=int.from_bytes(self._own_key[:4], "little"),
@@ -195,6 +194,11 @@ class Blobs:
             self._network.holdings_changed(digest)
 
     # --- quota -------------------------------------------------------------------------------------------------------
+
+    async def disk_policy(self) -> DiskPolicy:
+        """What one more fetch may take of the disk."""
+        used = await to_thread.run_sync(self.stored_bytes)
+        return DiskPolicy(admit=partial(self._admit, used), reserve=self._reserve)
 
     def stored_bytes(self) -> int:
         """Bytes of fetched data in the data folder; blocking."""

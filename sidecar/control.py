@@ -38,6 +38,7 @@ from .control_types import (
 from .errors import ConsentNeeded, NotFound, RoomError, ShareError, UsageError, as_error
 from .events import RoomJoined, RoomLeft
 from .identity import read_aloud
+from .orch_mind.verbs import GENERAL_CONSENT
 from .rooms.code import generate_code, normalise_code, room_link
 from .rooms.key import RoomKey, derive_room_key, general_room_key, local_room_key
 from .rooms.messages import EPOCH_BYTES
@@ -124,6 +125,7 @@ class SidecarControl:
         self._examine = examine
         self._rooms_changed = rooms_changed
         self._started = time.monotonic()
+        self._orch_mind = parts.orch_mind
         self._sync = SyncVerbs(parts.sync, parts.network, room=self._room, publisher=self._publisher_key)
 
     # --- state -------------------------------------------------------------------------------------------------------
@@ -166,7 +168,8 @@ class SidecarControl:
         """See `Control`."""
         rules = {rule.room_id for rule in await self._parts.sync.rules() if shares_everything(rule)}
         rooms = self._parts.network.rooms.values()
-        return tuple(replace(self._room_info(room), share_all=room.key.room_id in rules) for room in rooms)
+        found = tuple(replace(self._room_info(room), share_all=room.key.room_id in rules) for room in rooms)
+        return found + self._orch_mind.rooms()
 
     async def create_room(self, label: str | None) -> RoomInfo:
         """See `Control`."""
@@ -175,22 +178,38 @@ class SidecarControl:
         info = await self._enter(key, label or f"room-{key.room_id.hex()[:6]}", "private")
         return replace(info, code=code, link=room_link(code))
 
-    async def join_room(self, room: str, *, label: str | None, consent: bool) -> RoomInfo:
+    async def join_room(self, room: str, *, label: str | None, consent: bool, orch_mind: bool = False) -> RoomInfo:
         """See `Control`."""
         wanted = room.strip()
+        if orch_mind and wanted.lower() != GENERAL:
+            if label is not None:
+                self._check_label(label)
+            info = await self._orch_mind.join(wanted, label, consent=consent)
+            await self._rooms_changed()
+            return info
         if wanted.lower() == LOCAL:
             return await self._enter(local_room_key(), label or LOCAL, "local")
         if wanted.lower() == GENERAL:
             if not consent:
-                raise ConsentNeeded(CONSENT, "Agree with --yes, or use a private room or the `local` room instead.")
-            return await self._enter(general_room_key(), label or GENERAL, "general")
+                text = f"{CONSENT} {GENERAL_CONSENT}" if orch_mind else CONSENT
+                raise ConsentNeeded(text, "Agree with --yes, or use a private room or the `local` room instead.")
+            info = await self._enter(general_room_key(), label or GENERAL, "general")
+            if orch_mind:
+                await self._orch_mind.join_general(info.label)
+            return replace(info, orch_mind=self._orch_mind.in_general)
         key = await to_thread.run_sync(derive_room_key, normalise_code(wanted))
         return await self._enter(key, label or f"room-{key.room_id.hex()[:6]}", "private")
 
     async def leave_room(self, room: str) -> RoomInfo:
         """See `Control`."""
+        if (theirs := self._orch_mind.find(room)) is not None:
+            info = await self._orch_mind.leave(theirs)
+            await self._rooms_changed()
+            return info
         found = self._room(room)
         info = self._room_info(found)
+        if found.kind == GENERAL:
+            await self._orch_mind.leave_general()
         room_id = found.key.room_id
         self._parts.network.leave(room_id)
         self._parts.catalogue.close_room(room_id)
@@ -202,10 +221,7 @@ class SidecarControl:
     async def _enter(self, key: RoomKey, label: str, kind: RoomKind) -> RoomInfo:
         if (joined := self._parts.network.rooms.get(key.room_id)) is not None:
             return self._room_info(joined)
-        if not label.strip() or len(label) > MAX_LABEL_CHARS or not label.isprintable():
-            raise RoomError(f"A label has 1 to {MAX_LABEL_CHARS} printable characters.", "Choose one with --label.")
-        if kind == "private" and label.lower() in (GENERAL, LOCAL):
-            raise RoomError(f"{label!r} is the name of a room everybody has.", "Choose another one with --label.")
+        self._check_label(label, everybodys=kind in (GENERAL, LOCAL))
         epoch, now = secrets.token_bytes(EPOCH_BYTES), time.time()
         row = RoomRow(key.room_id, label, kind, key.secret, epoch, 0, now)
         await self._parts.journal.run(lambda journal: journal.save_room(row))
@@ -216,12 +232,21 @@ class SidecarControl:
         await self._rooms_changed()
         return self._room_info(room)
 
+    def _check_label(self, label: str, *, everybodys: bool = False) -> None:
+        if not label.strip() or len(label) > MAX_LABEL_CHARS or not label.isprintable():
+            raise RoomError(f"A label has 1 to {MAX_LABEL_CHARS} printable characters.", "Choose one with --label.")
+        if label.lower() in (GENERAL, LOCAL) and not everybodys:
+            raise RoomError(f"{label!r} is the name of a room everybody has.", "Choose another one with --label.")
+        labels = {room.label.lower() for room in self._parts.network.rooms.values()}
+        if label.lower() in labels or self._orch_mind.find(label) is not None:
+            raise RoomError(f"Another room is called {label!r}.", "Choose another label with --label.")
+
     def _room(self, text: str) -> JoinedRoom:
         wanted = text.strip().lower()
         rooms = self._parts.network.rooms.values()
         found = [room for room in rooms if wanted in (room.label.lower(), room.id_hex)]
         if not found:
-            labels = ", ".join(room.label for room in rooms) or "none"
+            labels = ", ".join(sorted({room.label for room in (*rooms, *self._orch_mind.joined)})) or "none"
             raise NotFound(f"We are in no room {text[:80]!r}.", f"Rooms joined: {labels}.")
         return found[0]
 
@@ -230,7 +255,13 @@ class SidecarControl:
         room_id = room.key.room_id
         kind: RoomKind = "general" if room.kind == GENERAL else "local" if room.kind == LOCAL else "private"
         return RoomInfo(
-            room.id_hex, room.label, kind, len(network.links(room_id)), len(catalogue.entries(room_id)), room.joined_at
+            room.id_hex,
+            room.label,
+            kind,
+            len(network.links(room_id)),
+            len(catalogue.entries(room_id)),
+            room.joined_at,
+            orch_mind=kind == GENERAL and self._orch_mind.in_general,
         )
 
     # --- adapters ------------------------------------------------------------------------------------------------------
@@ -239,10 +270,17 @@ class SidecarControl:
         self, *, room: str | None = None, fits: bool = False, local: bool = False
     ) -> tuple[AdapterRow, ...]:
         """See `Control`."""
-        chosen = None if room is None else {self._room(room).key.room_id}
+        theirs = None if room is None else self._orch_mind.find(room)
+        chosen = None if room is None else set() if theirs is not None else {self._room(room).key.room_id}
         installs = await self._parts.journal.run(lambda journal: journal.installs())
         installed = {(row.publisher, row.digest): row.name for row in installs}
         rows = [self._row(entry, installed) for entry in self._entries(chosen)]
+        if (
+            chosen is None
+            or theirs is not None
+            or (chosen == {general_room_key().room_id} and self._orch_mind.in_general)
+        ):
+            rows += self._orch_mind.rows(installs)
         return tuple(
             row for row in rows if (not fits or row.fits) and (not local or row.local) and row.trust != "blocked"
         )
@@ -296,10 +334,13 @@ class SidecarControl:
 
     async def share(self, what: str, room: str, options: ShareOptions) -> AdapterRow:
         """See `Control`."""
-        joined = self._room(room)
         if not what.strip():
             raise ShareError("Nothing was named.", "Name an adapter model, an adapter file or a PEFT folder.")
+        if (theirs := self._orch_mind.find(room)) is not None:
+            return await self._orch_mind.share(what, theirs, options)
+        joined = self._room(room)
         signed = await self._parts.publisher.share(what, joined, options)
+        await self._orch_mind.shared()
         return (await self._rows_of([signed]))[0]
 
     async def share_all(self, room: str, *, on: bool) -> RoomInfo:
@@ -310,16 +351,24 @@ class SidecarControl:
 
     async def unshare(self, name: str, room: str | None = None) -> tuple[AdapterRow, ...]:
         """See `Control`."""
+        theirs = None if room is None else self._orch_mind.find(room)
+        if theirs is not None:
+            return await self._orch_mind.unshare(name, theirs)
         joined = None if room is None else self._room(room)
         shares = await self._parts.journal.run(lambda journal: journal.shares())
         labels = {each.key.room_id: each.label for each in self._parts.network.rooms.values() if joined in (None, each)}
         told = next((row for row in shares if name.lower() in (row.name.lower(), row.source.lower())), None)
         rooms = () if told is None else tuple(sorted(labels[each] for each in told.rooms if each in labels))
+        if told is None and room is None and await self._orch_mind.shares(name):
+            return await self._orch_mind.unshare(name, None)
         withdrawn = await self._parts.publisher.unshare(name, joined)
+        await self._orch_mind.shared()
         return tuple(replace(row, rooms=rooms) for row in await self._rows_of(withdrawn))
 
     async def suggestions(self, ref: str) -> tuple[Suggestion, ...]:
         """See `Control`."""
+        if self._orch_mind.is_ref(ref):
+            return ()
         signed = self._parts.catalogue.resolve(ref)
         suggest = signed.entry.suggest
         template, system = "", ""
@@ -340,6 +389,8 @@ class SidecarControl:
 
     async def get(self, ref: str, options: GetOptions) -> TransferInfo:
         """See `Control`."""
+        if (begun := self._orch_mind.get(ref, options)) is not None:
+            return begun
         return self._parts.transfers.start(self._parts.catalogue.resolve(ref), options)
 
     async def transfers(self) -> tuple[TransferInfo, ...]:
@@ -470,7 +521,7 @@ class SidecarControl:
                     connected_s=now - connection.connected_at,
                 )
             )
-        return tuple(found)
+        return tuple(found + self._orch_mind.peers(parts.keyring.standing))
 
     async def trust(self, key: str) -> PublisherInfo:
         """See `Control`."""
@@ -482,11 +533,13 @@ class SidecarControl:
         connection = self._parts.network.connections.get(bytes.fromhex(info.key))
         if connection is not None:
             await connection.close("the peer is blocked")
+        await self._orch_mind.drop(bytes.fromhex(info.key))
         return info
 
     def _publisher_key(self, text: str) -> bytes:
         """The key of a publisher or peer. Raises NotFound."""
         known = {entry.publisher for entry in self._entries(None)} | set(self._parts.network.connections)
+        known |= self._orch_mind.peer_keys
         return self._parts.keyring.find(text, known)
 
     async def _decide(self, text: str, standing: Standing) -> PublisherInfo:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from sidecar.events import Event
 
-RoomKind = Literal["general", "local", "private"]
-Trust = Literal["own", "trusted", "unknown", "blocked"]
+RoomKind = Literal["general", "local", "private", "orch-mind"]
+Trust = Literal["own", "trusted", "unknown", "blocked", "unsigned"]
 Level = Literal["ok", "warn", "fail"]
 TransferState = Literal["queued", "running", "done", "failed", "cancelled"]
 Direction = Literal["fetch", "provide"]
@@ -58,6 +58,8 @@ class RoomInfo(Result):
     joined_at: float = 0.0
     share_all: bool = False
     """Whether every adapter of the store is offered here, those yet to come included."""
+    orch_mind: bool = False
+    """Whether Orch-Mind's messages are spoken with its users there."""
     code: str | None = field(default=None, repr=False)
     """Only in the answer of `create_room`; a room's code is told once and never listed (T11)."""
     link: str | None = field(default=None, repr=False)
@@ -400,6 +402,10 @@ class GetOptions:
     accept_suggestions: bool = False
     by: str = "user"
     """Who asked, for the audit log."""
+    base: str | None = None
+    """Local base model, for what comes without the digest of one (Orch-Mind)."""
+    accept_unsigned: bool = False
+    """The user read and agreed that nobody signed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -424,8 +430,11 @@ class Control(Protocol):
         """Make a private room and join it. The only answer that carries `code` and `link`."""
         ...
 
-    async def join_room(self, room: str, *, label: str | None, consent: bool) -> RoomInfo:
+    async def join_room(self, room: str, *, label: str | None, consent: bool, orch_mind: bool = False) -> RoomInfo:
         """Join `general`, `local`, or the private room of a code or link.
+
+        Args:
+            orch_mind: Speak with Orch-Mind's users too: in `general`, or in the room of a code of theirs.
 
         Raises:
             ConsentNeeded: Joining shows something to strangers; its cause is the text to agree to.

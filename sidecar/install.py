@@ -26,7 +26,7 @@ from ollama_bridge.names import ModelName
 
 from .audit import BY_USER
 from .bridge_errors import bridge_errors
-from .catalogue.rows import InstallRow
+from .catalogue.rows import NOBODY, InstallRow
 from .errors import (
     BaseModelMissing,
     ClaimMismatch,
@@ -73,6 +73,20 @@ class Outcome:
     """The verified file, where Ollama does not have it."""
     fetched: bool
     """False when the blob was here already."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnsignedFile:
+    """An adapter GGUF that we made ourselves of a file nobody signed."""
+
+    path: Path
+    digest: Digest
+    size: int
+    base_digest: Digest
+    """Of the base it was made for, which it fits."""
+    name: str
+    origin: bytes
+    """SHA-256 of the file it was made of."""
 
 
 class Installer:
@@ -294,6 +308,49 @@ class Installer:
         here = {model.name.folded: model.manifest_digest for model in await self._client.tags()}
         digest = here.get(installed.name.folded)
         return bridge_install.Installed(installed.name, installed.route, None if digest is None else Digest(digest))
+
+    # --- without a signature -----------------------------------------------------------------------------------------
+
+    async def install_unsigned(
+        self, made: UnsignedFile, base: ModelName, options: GetOptions, transfer: str
+    ) -> bridge_install.Installed:
+        """Hand over a file that has no publisher. A name that is taken stays as it is without `--force` (T10).
+
+        Raises:
+            SidecarError: The store is as it was.
+        """
+        with bridge_errors():
+            wanted = ModelName.parse(options.as_name or made.name)
+            async with self._ollama_turn:
+                route = await bridge_install.choose_route(self._client, self._registry)
+                self._emit(InstallStarted(transfer, made.name, base.display, route.kind or "none"))
+                installed = await bridge_install.install_adapter(
+                    self._client,
+                    self._registry,
+                    adapter=made.path,
+                    digest=made.digest,
+                    size=made.size,
+                    base=base,
+                    wanted=wanted,
+                    force=options.force,
+                    store=self._store,
+                )
+                row = InstallRow(
+                    installed.name.display,
+                    str(made.digest),
+                    str(made.base_digest),
+                    installed.route,
+                    made.origin,
+                    NOBODY,
+                    0,
+                    "" if installed.manifest_digest is None else str(installed.manifest_digest),
+                    self._wall_clock(),
+                    made.name,
+                )
+                with anyio.CancelScope(shield=True):  # the model is there: it must be known as ours
+                    await self._journal.run(lambda journal: journal.save_install(row))
+        await self._write_audit("install", row, options.by)
+        return installed
 
     # --- a second name -----------------------------------------------------------------------------------------------
 

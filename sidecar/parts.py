@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .install import Installer
     from .local_models import LocalModels
     from .metrics import Metrics
+    from .orch_mind.verbs import OrchMindVerbs
     from .paths import DataPaths
     from .publish import Publisher
     from .rooms.network import RoomNetwork
@@ -52,4 +53,5 @@ class Parts:
     blobs: Blobs
     installer: Installer
     transfers: Transfers
+    orch_mind: OrchMindVerbs
     sync: Sync

@@ -7,7 +7,8 @@ import secrets
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 import anyio.abc
@@ -32,11 +33,37 @@ REMEMBERED = 200
 """Finished transfers kept for `ollaswarm transfers`."""
 
 
+class Carrier(Protocol):
+    """Carries out a `get`: `Installer.install` with its entry, or another way for what has no entry."""
+
+    async def __call__(
+        self,
+        options: GetOptions,
+        *,
+        transfer: str,
+        fetching: Callable[[Fetch], None],
+        progress: Callable[[str, Progress | None], None],
+    ) -> Outcome: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a `get` is of."""
+
+    id: bytes
+    """The same for the same thing: two `get`s of it are one."""
+    ref: str
+    name: str
+    digest: str
+    size: int
+    carry: Carrier
+
+
 @dataclass(eq=False)
 class _Running:
     """One `get` under way."""
 
-    entry: SignedEntry
+    job: Job
     options: GetOptions
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     fetch: Fetch | None = None
@@ -75,26 +102,31 @@ class Transfers:
 
     def start(self, entry: SignedEntry, options: GetOptions) -> TransferInfo:
         """Begin a `get`, or join the same one that is running."""
+        blob = entry.entry.blob
+        install = partial(self._installer.install, entry)
+        return self.begin(Job(entry.id, entry.ref, entry.name, blob.digest, blob.size, install), options)
+
+    def begin(self, job: Job, options: GetOptions) -> TransferInfo:
+        """The same for anything that can be got."""
         for transfer, running in self._running.items():
-            if running.entry.id == entry.id and running.options == options:
+            if running.job.id == job.id and running.options == options:
                 return self._infos[transfer]
         assert self._tasks is not None, "transfers start after the daemon did"
         transfer = secrets.token_hex(6)
-        blob = entry.entry.blob
         info = TransferInfo(
             transfer,
             "fetch",
-            entry.ref,
-            entry.name,
-            blob.digest,
+            job.ref,
+            job.name,
+            job.digest,
             "running",
             "fetch",
             0,
-            blob.size,
+            job.size,
             started_at=self._wall_clock(),
         )
         self._infos[transfer] = info
-        self._running[transfer] = _Running(entry, options, begun=self._clock())
+        self._running[transfer] = _Running(job, options, begun=self._clock())
         self._forget_old()
         self._tasks.start_soon(self._carry_out, transfer, self._running[transfer])
         return info
@@ -137,8 +169,7 @@ class Transfers:
     async def _carry_out(self, transfer: str, running: _Running) -> None:
         try:
             with running.scope:
-                outcome = await self._installer.install(
-                    running.entry,
+                outcome = await running.job.carry(
                     running.options,
                     transfer=transfer,
                     fetching=lambda fetch: setattr(running, "fetch", fetch),

@@ -71,7 +71,7 @@ def _add_rooms(router: APIRouter, control: Control) -> None:
 
     @router.post("/rooms/join", summary="Join a room")
     async def join_room(body: schemas.JoinRoom) -> RoomInfo:
-        return await control.join_room(body.room, label=body.label, consent=body.consent)
+        return await control.join_room(body.room, label=body.label, consent=body.consent, orch_mind=body.orch_mind)
 
     @router.post("/rooms/leave", summary="Leave a room")
     async def leave_room(body: schemas.LeaveRoom) -> RoomInfo:

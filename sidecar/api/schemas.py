@@ -25,6 +25,9 @@ class JoinRoom(Body):
     room: str = Field(max_length=MAX_NAME, description="`general`, `local`, a code, or an `ollaswarm://room/` link.")
     label: str | None = Field(None, max_length=MAX_NAME)
     consent: bool = Field(False, description="The user read and agreed to what joining shows to others.")
+    orch_mind: bool = Field(
+        False, description="Speak with Orch-Mind's users: in `general`, or in the room of their code."
+    )
 
 
 class LeaveRoom(Body):
@@ -62,6 +65,8 @@ class Get(Body):
     install: bool = True
     force: bool = Field(False, description="Replace a model of that name which we did not install.")
     accept_suggestions: bool = False
+    base: str | None = Field(None, max_length=MAX_NAME, description="Local base model, for what names none we have.")
+    accept_unsigned: bool = Field(False, description="The user read and agreed that nobody signed it.")
 
     def options(self) -> GetOptions:
         return GetOptions(**self.model_dump(exclude={"ref"}))

@@ -19,6 +19,8 @@ from .envelope import StatementKind
 from .rows import (
     HeldRow,
     InstallRow,
+    OrchMindRoomRow,
+    OrchMindShareRow,
     PublisherRow,
     RoomRow,
     RuleRow,
@@ -220,6 +222,42 @@ class Journal:
         values = [(*[getattr(row, name) for name in SyncedRow.__slots__[:-1]], row.state.value) for row in rows]
         with transaction(self._db):
             self._db.executemany("INSERT OR REPLACE INTO synced VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+
+    # Rooms of Orch-Mind's
+
+    def orch_mind_rooms(self) -> list[OrchMindRoomRow]:
+        """Those we are in, in the order they were joined."""
+        query = "SELECT topic, label, joined_at FROM orch_mind_rooms ORDER BY joined_at, label"
+        return [OrchMindRoomRow(*row) for row in self._db.execute(query)]
+
+    def save_orch_mind_room(self, row: OrchMindRoomRow) -> None:
+        """Add a room. Raises RoomError if another one has its label."""
+        try:
+            with transaction(self._db):
+                self._db.execute("INSERT INTO orch_mind_rooms VALUES (?, ?, ?)", (row.topic, row.label, row.joined_at))
+        except sqlite3.IntegrityError as error:
+            raise RoomError(f"Another room is called {row.label!r}.", "Choose another label with --label.") from error
+
+    def remove_orch_mind_room(self, topic: bytes) -> None:
+        """Forget a room and what we offered there."""
+        with transaction(self._db):
+            self._db.execute("DELETE FROM orch_mind_rooms WHERE topic = ?", (topic,))
+
+    def orch_mind_shares(self) -> list[OrchMindShareRow]:
+        """What we offer in them, by name."""
+        query = "SELECT topic, name, source, base FROM orch_mind_shares ORDER BY name, topic"
+        return [OrchMindShareRow(*row) for row in self._db.execute(query)]
+
+    def save_orch_mind_share(self, row: OrchMindShareRow) -> None:
+        """Add or replace an offer in a room we are in."""
+        values = (row.topic, row.name, row.source, row.base)
+        with transaction(self._db):
+            self._db.execute("INSERT OR REPLACE INTO orch_mind_shares VALUES (?, ?, ?, ?)", values)
+
+    def remove_orch_mind_share(self, topic: bytes, name: str) -> None:
+        """No longer offer it there."""
+        with transaction(self._db):
+            self._db.execute("DELETE FROM orch_mind_shares WHERE topic = ? AND name = ?", (topic, name))
 
     # Blobs we can provide
 

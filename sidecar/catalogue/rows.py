@@ -67,6 +67,10 @@ class ShareRow:
     """Ids of the rooms it was shared to by name or rule."""
 
 
+NOBODY = b""
+"""In place of a publisher's key: nobody signed it."""
+
+
 @dataclass(frozen=True, slots=True)
 class InstallRow:
     """A model in Ollama that we installed, and from what."""
@@ -78,7 +82,9 @@ class InstallRow:
     route: str
     """`pull` or `create`."""
     entry_id: bytes
+    """Where nobody signed it, the SHA-256 of the file it was made of."""
     publisher: bytes
+    """Or `NOBODY`."""
     version: int
     manifest_digest: str
     """What Ollama had under the name when we were done: if it differs now, the user changed it."""
@@ -147,6 +153,28 @@ class HeldRow:
     size: int
     table: bytes = field(repr=False)
     """Concatenated SHA-256 of its chunks."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrchMindRoomRow:
+    """A room of Orch-Mind's that we are in."""
+
+    topic: bytes
+    """All there is to such a room; the code it came from is not kept."""
+    label: str
+    joined_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class OrchMindShareRow:
+    """A PEFT folder that we offer in a room of Orch-Mind's."""
+
+    topic: bytes
+    name: str
+    source: str
+    """Absolute path of the folder."""
+    base: str
+    """Name of the base in Ollama."""
 
 
 class Standing(Enum):

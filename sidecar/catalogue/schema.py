@@ -63,7 +63,15 @@ CREATE TABLE synced (
 ALTER TABLE installs ADD COLUMN adapter TEXT NOT NULL DEFAULT '';
 """
 
-SCRIPTS = (_FIRST, _SYNC)
+_ORCH_MIND = """
+CREATE TABLE orch_mind_rooms (topic BLOB PRIMARY KEY, label TEXT NOT NULL UNIQUE, joined_at REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE orch_mind_shares (
+    topic BLOB NOT NULL REFERENCES orch_mind_rooms ON DELETE CASCADE, name TEXT NOT NULL, source TEXT NOT NULL,
+    base TEXT NOT NULL, PRIMARY KEY (topic, name)
+) WITHOUT ROWID;
+"""
+
+SCRIPTS = (_FIRST, _SYNC, _ORCH_MIND)
 
 
 def migrate(connection: sqlite3.Connection) -> bool:

@@ -6,7 +6,8 @@ import typer
 
 from sidecar.cli.client import ApiClient, RemoteFailure
 from sidecar.cli.output import Output, TransferDisplay, human_bytes, human_seconds
-from sidecar.cli.session import DataDir, Json, Yes, agreed, daemon_session
+from sidecar.cli.session import DataDir, Json, Yes, agreed, can_ask, daemon_session
+from sidecar.errors import ConsentNeeded
 
 
 def get(
@@ -18,6 +19,9 @@ def get(
     ] = None,
     no_install: Annotated[bool, typer.Option("--no-install", help="Fetch and verify only.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a model of that name.")] = False,
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="MODEL", help="Your base model, for a file of an Orch-Mind user.")
+    ] = None,
     yes: Yes = False,
     json: Json = False,
     data_dir: DataDir = None,
@@ -25,13 +29,26 @@ def get(
     """Fetch an adapter, verify it, and make it a model in Ollama."""
     with daemon_session(json, data_dir) as (client, output):
         suggested = not no_install and _accept_suggestions(client, ref, yes, output)
-        request = {"ref": ref, "as_name": as_name, "install": not no_install, "force": force}
-        started = client.post("/transfers", request | {"accept_suggestions": suggested})
+        request = {"ref": ref, "as_name": as_name, "install": not no_install, "force": force, "base": base}
+        started = _start(client, request | {"accept_suggestions": suggested}, yes, output)
         final = _follow(client, started, output)
         if final["error"]:
             error = final["error"]
             raise RemoteFailure(error["code"], error["cause"], error["next"])
         output.done(_success(final), final["result"])
+
+
+def _start(client: ApiClient, request: dict[str, Any], yes: bool, output: Output) -> Any:
+    """Begin; what nobody signed only after the user agreed. In a pipe the answer is no."""
+    try:
+        return client.post("/transfers", request)
+    except RemoteFailure as failure:
+        if failure.code != ConsentNeeded.code or not (yes or can_ask(output)):
+            raise
+        output.note(failure.cause)
+        if not agreed("Fetch it?", yes=yes, output=output):
+            raise
+        return client.post("/transfers", request | {"accept_unsigned": True})
 
 
 def _accept_suggestions(client: ApiClient, ref: str, yes: bool, output: Output) -> bool:

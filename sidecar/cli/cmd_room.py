@@ -40,6 +40,12 @@ def join(
         typer.Argument(metavar="ROOM", help="Code, link, `general` or `local`; `-` reads it from standard input."),
     ] = None,
     label: Label = None,
+    orch_mind: Annotated[
+        bool,
+        typer.Option(
+            "--orch-mind", help="Speak with Orch-Mind's users: in `general`, or in the room of a code of theirs."
+        ),
+    ] = False,
     yes: Yes = False,
     json: Json = False,
     data_dir: DataDir = None,
@@ -47,7 +53,7 @@ def join(
     """Join a room. Without ROOM the code is asked for, so that it stays out of the shell's history."""
     with daemon_session(json, data_dir) as (client, output):
         chosen = read_secret(room, "Room code")
-        joined = _join(client, {"room": chosen, "label": label, "consent": yes}, output)
+        joined = _join(client, {"room": chosen, "label": label, "consent": yes, "orch_mind": orch_mind}, output)
         output.done(f"Joined {joined['label']}: {joined['peers']} peers, {joined['adapters']} adapters.", joined)
         if joined["kind"] == "private":
             output.line(SEEN)
@@ -84,10 +90,14 @@ def list_rooms(json: Json = False, data_dir: DataDir = None) -> None:
         rooms = client.get("/rooms")
         columns = {
             "ROOM": [room["label"] for room in rooms],
-            "KIND": [room["kind"] for room in rooms],
+            "KIND": [_kind(room) for room in rooms],
             "OFFERS": ["everything" if room["share_all"] else "what you share" for room in rooms],
             "PEERS": [str(room["peers"]) for room in rooms],
             "ADAPTERS": [str(room["adapters"]) for room in rooms],
             "ID": [room["id"] for room in rooms],
         }
         output.rows(rooms, columns, "In no room. `ollaswarm room create` or `ollaswarm room join`.")
+
+
+def _kind(room: dict[str, Any]) -> str:
+    return f"{room['kind']} + orch-mind" if room["orch_mind"] and room["kind"] != "orch-mind" else str(room["kind"])

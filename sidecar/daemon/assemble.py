@@ -23,6 +23,9 @@ from sidecar.identity import load_or_create_identity
 from sidecar.install import Installer
 from sidecar.local_models import LocalModels
 from sidecar.metrics import Metrics
+from sidecar.orch_mind.adopt import Adopter
+from sidecar.orch_mind.service import OrchMind
+from sidecar.orch_mind.verbs import OrchMindVerbs
 from sidecar.parts import Parts
 from sidecar.publish import Publisher
 from sidecar.rooms.key import GENERAL_TOPIC, RoomKey
@@ -141,9 +144,15 @@ async def assemble(settings: Settings) -> AsyncIterator[Parts]:
             emit=bus.emit,
             listen=bus.listen,
         )
+        orch_mind = OrchMind(
+            catalogue=catalogue, journal=journal_thread, provider=provider, own_key=own_key, emit=bus.emit
+        )
+        network.other = orch_mind
+        adopter = Adopter(service=orch_mind, paths=paths, store=store, local=local, blobs=blobs, installer=installer)
         for row in await journal_thread.run(lambda each: each.rooms()):
             topic = GENERAL_TOPIC if row.kind == "general" else None
             network.join(JoinedRoom(RoomKey(row.key, topic), row.label, row.kind, row.joined_at))
+        await orch_mind.restore()
         yield Parts(
             settings=settings,
             paths=paths,
@@ -164,6 +173,7 @@ async def assemble(settings: Settings) -> AsyncIterator[Parts]:
             blobs=blobs,
             installer=installer,
             transfers=transfers,
+            orch_mind=OrchMindVerbs(orch_mind, adopter, transfers, journal_thread, bus.emit),
             sync=sync,
         )
 

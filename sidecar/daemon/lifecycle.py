@@ -96,7 +96,7 @@ def internet_rooms(parts: Parts) -> InternetRooms:
     return InternetRooms(
         parts.identity.key_pair,
         lambda stream, address: parts.network.run_connection(stream, address, is_lan=False),
-        rooms=lambda: tuple(parts.network.rooms.values()),
+        rooms=lambda: (*parts.network.rooms.values(), *parts.orch_mind.joined),
         bootstrap=[str(node) for node in settings.bootstrap] or None,
         max_peers=settings.max_peers,
         enabled=not settings.no_dht,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from sidecar.catalogue.rows import Standing
+from sidecar.catalogue.rows import NOBODY, Standing
 
 if TYPE_CHECKING:
     from sidecar.catalogue.entry import SignedEntry
@@ -47,7 +47,7 @@ class ShareFacts:
     digest: str
     """`sha256:<hex>` of the adapter blob."""
     received_from: bytes | None
-    """Publisher of the entry it was installed from, None if it did not come through us."""
+    """Publisher of the entry it was installed from, None if it did not come through us, `NOBODY` if it came unsigned."""
     asked: bool
     """Whether the user named it, rather than a standing rule that matched it."""
 
@@ -58,7 +58,12 @@ def may_share(facts: ShareFacts, own_key: bytes) -> Decision:
     What was installed from a peer is not ours to sign: it would show up a second time under our name, and its publisher
     could neither update nor withdraw it. It is forwarded under its publisher's entry anyway.
     """
-    if facts.received_from is not None and facts.received_from != own_key:
+    if facts.received_from == NOBODY:
+        if not facts.asked:
+            return _refuse(
+                f"{facts.name} came from somebody who did not sign it, so only you can say that it is yours."
+            )
+    elif facts.received_from is not None and facts.received_from != own_key:
         publisher = facts.received_from.hex()[:12]
         return _refuse(f"{facts.name} was installed from publisher {publisher}, whose entry the room has already.")
     return _allow(f"{facts.name} was {'named' if facts.asked else 'matched'} for sharing.")

@@ -178,6 +178,7 @@ const verbs = {
   share,
   unshare: ({ topic }) => (shared.delete(topic), broadcast()),
   join: async ({ topic }) => void (await swarm.join(bytes(topic), { client: true, server: true }).flushed()),
+  ask: () => greet(),
   request: ({ topic }) => peers.forEach((peer) => tell(peer, { type: 'adapter-request', data: { topic } })),
   faults: ({ now }) => void (faults = new Set(now)),
   push: ({ topic }) => peers.forEach((peer) => sendFile(peer, topic)), // to everybody, asked or not

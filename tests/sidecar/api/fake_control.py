@@ -156,8 +156,10 @@ class FakeControl:
         self.joined.append(room)
         return replace(room, code=CODE, link=f"ollaswarm://room/{CODE}")
 
-    async def join_room(self, room: str, *, label: str | None, consent: bool) -> RoomInfo:
+    async def join_room(self, room: str, *, label: str | None, consent: bool, orch_mind: bool = False) -> RoomInfo:
         self.calls.append(("join_room", room, label, consent))
+        if orch_mind:
+            return RoomInfo("5" * 32, label or "theirs", "orch-mind", orch_mind=True)
         if room == "general" and not consent:
             raise ConsentNeeded(CONSENT)
         if room not in ("general", "local", CODE):
@@ -199,7 +201,9 @@ class FakeControl:
 
     async def get(self, ref: str, options: GetOptions) -> TransferInfo:
         self.calls.append(("get", ref, options))
-        if ref not in ("sql-lora", "c0ffee"):
+        if ref == "orch-mind/lora" and not options.accept_unsigned:
+            raise ConsentNeeded("Nobody signed it.")
+        if ref not in ("sql-lora", "c0ffee", "orch-mind/lora"):
             raise NotFound(f"No adapter answers to {ref!r}.")
         info = TransferInfo(
             "t1", "fetch", "sql-lora", "sql-lora", DIGEST, "running", "fetch", 0, SIZE, 5e6, 2, started_at=1.0

@@ -66,6 +66,12 @@ def test_room_join_by_argument_and_standard_input(run: Run, control: FakeControl
     assert control.calls == [("join_room", CODE, "lab", False)]
 
 
+def test_room_join_of_orch_mind(run: Run, control: FakeControl) -> None:
+    told = run("room", "join", "--orch-mind", "-", "--yes", answer="FAST-PEER-7\n")
+    assert told.stdout.startswith("Joined theirs:")
+    assert control.calls == [("join_room", "FAST-PEER-7", None, True)]
+
+
 def test_t11_the_code_is_never_printed_by_join(run: Run) -> None:
     for words in (["room", "join", "-"], ["room", "join", "-", "--json"]):
         for code in (CODE, CODE.replace("able", "abel")):
@@ -248,6 +254,16 @@ def test_t04_suggestions_are_shown_and_not_applied_unless_asked(run: Run, contro
     control.script = steps(1, FakeControl.finish)
     assert "They are applied." in run("get", "sql-lora", "--yes").stdout
     assert control.calls[-1] == ("get", "sql-lora", GetOptions(accept_suggestions=True))
+
+
+def test_what_nobody_signed_is_fetched_only_with_consent(run: Run, control: FakeControl) -> None:
+    refused = run("get", "orch-mind/lora")
+    assert refused.exit_code == 1
+    assert "Nobody signed it." in refused.stderr
+    assert control.calls == [("get", "orch-mind/lora", GetOptions())]
+    control.script = steps(1, FakeControl.finish)
+    assert run("get", "orch-mind/lora", "--yes", "--base", "gemma3").exit_code == 0
+    assert control.calls[-1] == ("get", "orch-mind/lora", GetOptions(base="gemma3", accept_unsigned=True))
 
 
 def test_get_of_nothing(run: Run) -> None:

@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from sidecar.catalogue.rows import Standing
+from sidecar.catalogue.rows import NOBODY, Standing
 from sidecar.trust.policy import Decision, Enforcement, Level, ShareFacts, may_install, may_share
 from tests.sidecar.catalogue.made import ALICE, BOB, NOW, entry
 
@@ -52,6 +52,13 @@ def test_what_we_installed_from_a_peer_is_not_offered_as_ours() -> None:
         decision = may_share(ShareFacts("sql", "sha256:x", BOB.public_key, asked), ALICE.public_key)
         assert not decision.ok
         assert BOB.public_key.hex()[:12] in decision.reason
+
+
+def test_what_came_unsigned_is_offered_under_our_signature_only_by_name() -> None:
+    assert may_share(ShareFacts("sql", "sha256:x", NOBODY, True), ALICE.public_key).ok
+    decision = may_share(ShareFacts("sql", "sha256:x", NOBODY, False), ALICE.public_key)
+    assert not decision.ok
+    assert "did not sign" in decision.reason
 
 
 def test_our_own_adapters_are_shared() -> None:
