@@ -153,6 +153,15 @@ async def test_peers_nobody_takes_are_dropped_beyond_the_backlog(monkeypatch: py
             await exchange(stream, await server.accept())
 
 
+async def test_a_connection_closed_forcefully_is_reset_also_when_nothing_is_under_way() -> None:
+    async with nodes(2) as (left, right), left.listen() as server:
+        client, accepted = await connected(right, server)
+        await exchange(client, accepted)
+        await anyio.aclose_forcefully(client)
+        with pytest.raises(anyio.BrokenResourceError):
+            await accepted.receive()
+
+
 async def test_leaving_the_node_resets_its_connections() -> None:
     async with testnet(4) as bootstrap, node(bootstrap) as left, left.listen() as server:
         async with node(bootstrap) as right:

@@ -389,6 +389,24 @@ def test_what_was_put_together_without_a_word_of_its_size_is_dropped() -> None:
     assert sock.counters.receive_errors == 1
 
 
+def test_what_arrives_while_the_last_datagram_is_looked_at_is_not_dropped() -> None:
+    """Handing over may take milliseconds, a handshake for instance; the switch must not cost what comes meanwhile."""
+    raw, reactor, got = FakeSocket(), HandReactor(), Got()
+    late = [(bytes([n]) * 100, None, ("1.2.3.4", 5)) for n in range(10)]
+
+    def look_at(*item: Any) -> None:
+        got.append(item)
+        if not raw.incoming and late:
+            raw.incoming.append(late.pop())
+
+    sock = UdpSocket(raw, reactor, look_at, offload=BOTH, turn_over=lambda: None)  # type: ignore[arg-type]
+    feed(raw, reactor, JUDGE_AFTER_READS, together=1)
+    assert not sock.offload.coalescing
+    assert not late
+    assert [segment for segment in segments(got) if segment[0]] == [bytes([n]) * 100 for n in range(9, 0, -1)]
+    assert sock.counters.receive_errors == 0
+
+
 def test_a_kernel_without_the_options_is_used_without_them() -> None:
     raw, reactor, got = FakeSocket(), HandReactor(), Got()
     raw.refused_options.add(104)

@@ -145,6 +145,7 @@ class UdpSocket:
                 data, control, _, raw = self._sock.recvmsg(MAX_DATAGRAM_BYTES, CONTROL_BYTES)
             except (BlockingIOError, InterruptedError):
                 emptied = True
+                self._judge(emptied)  # before anything is handed over, which takes time in which more would arrive
                 break
             except OSError:
                 self.counters.receive_errors += 1
@@ -170,7 +171,8 @@ class UdpSocket:
                 return
         if parts:
             self._deliver(parts, segment_bytes, sender)
-        self._judge(emptied)
+        if not emptied:
+            self._judge(emptied)
 
     def _deliver(self, parts: list[bytes], segment_bytes: int, sender: tuple[str, int]) -> None:
         if not self._closed:

@@ -203,6 +203,7 @@ class UdxByteStream(DirectByteStream):
             if self._machine.state is State.OPEN:
                 self._stream.abandon(self._transport.now() + CLOSE_TIME + GRACE_TIME)
         try:
+            await checkpoint()
             with anyio.move_on_after(CLOSE_TIME) as scope:
                 while self._machine.state is State.OPEN and not self._machine.delivered:
                     await self._next_news()
@@ -211,7 +212,6 @@ class UdxByteStream(DirectByteStream):
         except BaseException:
             self._stream.destroy()
             raise
-        await checkpoint()
 
     async def aclose_forcefully(self) -> None:
         """Give the stream up at once; the peer sees a reset."""
