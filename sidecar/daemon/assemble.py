@@ -145,7 +145,12 @@ async def assemble(settings: Settings) -> AsyncIterator[Parts]:
             listen=bus.listen,
         )
         orch_mind = OrchMind(
-            catalogue=catalogue, journal=journal_thread, provider=provider, own_key=own_key, emit=bus.emit
+            catalogue=catalogue,
+            journal=journal_thread,
+            provider=provider,
+            own_key=own_key,
+            emit=bus.emit,
+            cap=caps.fetched,
         )
         network.other = orch_mind
         adopter = Adopter(service=orch_mind, paths=paths, store=store, local=local, blobs=blobs, installer=installer)
@@ -205,7 +210,7 @@ class _Caps:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.upload = TokenBucket(settings.upload_limit or None)
-        self._download = TokenBucket(settings.download_limit or None)
+        self.fetched = TokenBucket(settings.download_limit or None)
         self._room_uploads: dict[bytes, TokenBucket] = {}
         self._room_downloads: dict[bytes, TokenBucket] = {}
 
@@ -219,7 +224,7 @@ class _Caps:
             return []
         room_id = getattr(source, "room_id", b"")
         room = _of_room(self._room_downloads, room_id, self._settings.room_download_limit)
-        return [bucket for bucket in (self._download, room) if bucket is not None]
+        return [bucket for bucket in (self.fetched, room) if bucket is not None]
 
 
 def _of_room(buckets: dict[bytes, TokenBucket], room_id: bytes, limit: int) -> TokenBucket | None:

@@ -19,6 +19,7 @@ from anyio import to_thread
 
 from ollama_bridge.digests import Digest
 from sidecar.errors import NoProviders, SidecarError, TransferError
+from sidecar.transfer.bandwidth import TokenBucket
 from sidecar.transfer.chunks import CHUNK_BYTES
 from sidecar.transfer.uploads import Refusal
 
@@ -73,6 +74,7 @@ class Exchange:
         uploads: What this peer may have of us.
         changed: Told that the peer's list is another one now.
         lost: Told an offer of ours whose file cannot be sent any more.
+        cap: For what we fetch.
         clock: Seconds, monotonic.
     """
 
@@ -85,6 +87,7 @@ class Exchange:
         uploads: PeerUploads,
         changed: Callable[[], None],
         lost: Callable[[AdapterOffer], None],
+        cap: TokenBucket | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.stream = stream
@@ -95,6 +98,7 @@ class Exchange:
         self._uploads = uploads
         self._changed = changed
         self._lost = lost
+        self._cap = cap or TokenBucket()
         self._clock = clock
         self._wake = anyio.Event()
         self._fetches: dict[str, _Fetch] = {}
@@ -186,17 +190,25 @@ class Exchange:
     async def _read(self, first: Sequence[BytesLike]) -> None:
         messages = first
         while True:
-            now = self._clock()
-            for message in messages:
-                self.received_bytes += len(message)
-                self._session.receive(message, now)
-            if (given_up := self._take_events()) is not None:
-                await self.close(given_up)
-                return
-            for fetch in list(self._fetches.values()):
-                await self._store(fetch)
-            self._wake.set()
+            # Under a cap one by one: what waits in our own buffers must not look like a peer that stopped sending.
+            for batch in [messages] if self._cap.rate is None else [[message] for message in messages]:
+                if not await self._take(batch):
+                    return
             messages = await self.stream.receive_many()
+
+    async def _take(self, messages: Sequence[BytesLike]) -> bool:
+        """Act on some messages. Returns whether to go on."""
+        now = self._clock()
+        for message in messages:
+            self.received_bytes += len(message)
+            self._session.receive(message, now)
+        if (given_up := self._take_events()) is not None:
+            await self.close(given_up)
+            return False
+        for fetch in list(self._fetches.values()):
+            await self._store(fetch)
+        self._wake.set()
+        return True
 
     def _take_events(self) -> str | None:
         """Act on what happened. Returns why the peer is to be given up, if it is."""
@@ -227,8 +239,10 @@ class Exchange:
                 self._end(fetch, error)
             except OSError as error:
                 self._end(fetch, TransferError(f"The file cannot be written: {error}."))
-            fetch.received += sum(len(data) for _, data in pending)
+            came = sum(len(data) for _, data in pending)
+            fetch.received += came
             fetch.progress(fetch.received)
+            await anyio.sleep(self._cap.reserve(came, now=anyio.current_time()))
         if fetch.complete:
             self._end(fetch, None)
 

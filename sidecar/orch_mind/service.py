@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from sidecar.catalogue.journal import Journal
     from sidecar.catalogue.journal_thread import JournalThread
     from sidecar.events import Event
+    from sidecar.transfer.bandwidth import TokenBucket
     from sidecar.transfer.provide import Provider
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,12 @@ class OrchMind:
         provider: Provider,
         own_key: bytes,
         emit: Callable[[Event], None],
+        cap: TokenBucket | None = None,
     ) -> None:
+        """
+        Args:
+            cap: For all that is fetched.
+        """
         self.rooms: dict[bytes, JoinedRoom] = {}
         """By topic; the general room's too, if it was joined so."""
         self.exchanges: dict[bytes, Exchange] = {}
@@ -67,6 +73,7 @@ class OrchMind:
         self._provider = provider
         self._own_key = own_key
         self._emit = emit
+        self._cap = cap
         self._offers: dict[tuple[str, str], AdapterOffer] = {}
         """What we offer now, by source and base: hashed once in a run of the daemon."""
 
@@ -125,6 +132,7 @@ class OrchMind:
             uploads=self._provider.peer(key, may_have=lambda digest: digest in self._offered()),
             changed=self._changed,
             lost=self._lost,
+            cap=self._cap,
         )
         log.info("Orch-Mind peer %s at %s", key.hex()[:12], address)
         self.exchanges[key] = exchange

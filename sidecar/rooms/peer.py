@@ -35,6 +35,9 @@ own buffers instead of their answers in ours (T20). Far above what an honest exc
 MUX_LIMITS = MuxLimits(channels=256, batch_bytes=256 * 1024)
 """A channel is a room here; nobody is in hundreds of rooms with one peer. Batches must fit the frame cap."""
 
+CONTROL = b"\x00"
+"""How the first frame of every Protomux session begins: no channel is open before one was asked for."""
+
 
 class ConnectionHandler(Protocol):
     """What a connection needs of the network."""
@@ -52,7 +55,7 @@ class ConnectionHandler(Protocol):
         """Whether a room may have a blob."""
 
     def is_foreign(self, connection: PeerConnection, first_message: BytesLike) -> bool:
-        """Whether the first message of a peer shows that it speaks another protocol, which somebody here understands."""
+        """Whether a message from before anything of ours shows that the peer speaks a protocol somebody here understands."""
 
     async def breathe(self) -> None:
         """Wait while so much is being worked on that reading more would only pile it up."""
@@ -181,11 +184,13 @@ class PeerConnection:
 
     async def _read(self) -> None:
         """Read until the connection ends, which raises, or until it is found not to be ours, which returns."""
-        messages = await self.stream.receive_many()
-        if self._handler.is_foreign(self, messages[0]):
-            self.foreign = messages
-            return
+        undecided = True
         while True:
+            messages = await self.stream.receive_many()
+            if undecided:
+                undecided = self._is_undecided(messages)
+                if self.foreign:
+                    return
             now = self._clock()
             for message in messages:
                 self._mux.receive(message)
@@ -197,7 +202,16 @@ class PeerConnection:
             while self._outbox_bytes > MAX_OUTBOX_BYTES or self._mux.should_pause:
                 self._drained = anyio.Event()
                 await self._drained.wait()
-            messages = await self.stream.receive_many()
+
+    def _is_undecided(self, messages: list[bytearray]) -> bool:
+        """Whether nothing of ours has come yet; sets `foreign` when something of another protocol has."""
+        for position, message in enumerate(messages):
+            if bytes(message[:1]) == CONTROL:
+                return False
+            if self._handler.is_foreign(self, message):
+                self.foreign = messages[position:]
+                return True
+        return True
 
     def _handle(
         self, event: ChannelOpened | ChannelMessageReceived | ChannelClosed | ChannelRequested, now: float

@@ -143,7 +143,7 @@ async def test_what_its_owner_does_not_say_is_what_orch_mind_assumes(tmp_path: P
         assert (await met.js.request("counts"))["adapter-request"] == 1, "what was fetched is not fetched again"
 
 
-@pytest.mark.parametrize("faults", [["shuffle", "repeat"], ["unsolicited", "topicless"]], ids="+".join)
+@pytest.mark.parametrize("faults", [["shuffle", "repeat"], ["unsolicited", "topicless"], ["noise"]], ids="+".join)
 async def test_faults_of_the_peer_do_not_matter(tmp_path: Path, files: Path, faults: list[str]) -> None:
     async with meeting(tmp_path, files, faults=faults) as met:
         await met.shares(files / "peft")

@@ -14,6 +14,7 @@ import anyio.abc
 
 from hyperdht import KeyPair, SecretStream
 from sidecar.orch_mind.exchange import Exchange
+from sidecar.transfer.bandwidth import TokenBucket
 from sidecar.transfer.provide import Provider
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ async def streams() -> AsyncIterator[tuple[SecretStream, SecretStream]]:
 
 
 @asynccontextmanager
-async def pair(*offers: AdapterOffer, first: tuple[bytes, ...] = ()) -> AsyncIterator[Pair]:
+async def pair(*offers: AdapterOffer, first: tuple[bytes, ...] = (), rate: float | None = None) -> AsyncIterator[Pair]:
     """A running exchange; its connection ends with the block."""
     async with streams() as (ours, theirs):
         provider = Provider()
@@ -99,6 +100,7 @@ async def pair(*offers: AdapterOffer, first: tuple[bytes, ...] = ()) -> AsyncIte
             uploads=provider.peer(theirs.public_key, may_have=lambda digest: True),
             changed=lambda: both.changed.set(),
             lost=lambda offer: both.lost.set(),
+            cap=TokenBucket(rate),
         )
 
         async def run() -> None:

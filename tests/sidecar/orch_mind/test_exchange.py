@@ -16,6 +16,7 @@ from sidecar.errors import BlobMismatch, DiskFull, NoProviders, QuotaExceeded, T
 from sidecar.orch_mind import session
 from sidecar.orch_mind.download import Download
 from sidecar.orch_mind.messages import AdapterOffer, encode_chunk, encode_list
+from sidecar.transfer.bandwidth import BURST_S
 from sidecar.transfer.chunks import hash_chunks
 from sidecar.transfer.partial import DiskPolicy
 from tests.sidecar.orch_mind.exchange_pair import PATIENCE_S, opener, pair
@@ -103,6 +104,26 @@ async def test_a_peer_that_leaves_in_the_middle_ends_the_fetch(tmp_path: Path) -
         with pytest.raises(NoProviders):
             await both.exchange.fetch(OFFER.topic, coming.write, lambda done: None)
     assert left_over(tmp_path) == []
+
+
+async def test_what_is_fetched_keeps_to_the_cap_and_is_not_taken_for_a_stall(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "STALL_S", 0.4)
+    async with pair(first=(encode_list([OFFER]),), rate=2e6) as both:
+        await both.listed()
+        with download(tmp_path) as coming:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(both.peer.send_many, CHUNKS)
+                begun = anyio.current_time()
+                with anyio.fail_after(PATIENCE_S):
+                    await both.exchange.fetch(OFFER.topic, coming.write, lambda done: None)
+                assert anyio.current_time() - begun > OFFER.size / 2e6 - BURST_S - 0.05
+            await to_thread.run_sync(coming.finish)
+        await both.message("adapter-request")
+        with anyio.move_on_after(0.05):
+            await both.message("adapter-request")
+            pytest.fail("it was asked for twice")
 
 
 async def test_wrong_chunks_end_the_fetch(tmp_path: Path) -> None:
