@@ -19,6 +19,7 @@ from ollama_bridge.errors import AdapterFormatError, OllamaBridgeError
 from ollama_bridge.nofollow import open_regular
 
 from . import __version__
+from .alarms import withdrawn_installs
 from .bridge_errors import bridge_errors
 from .bundle.export import Exporter
 from .bundle.importer import Importer
@@ -46,6 +47,8 @@ from .rooms.network import JoinedRoom
 from .sync.rules import shares_everything
 from .sync.verbs import SyncVerbs
 from .transfer.chunks import hash_chunks
+from .trust.policy import Enforcement
+from .trust.warnings import warnings_about
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
         GetOptions,
         ImportInfo,
         NumberedEvent,
+        Policy,
         RollbackInfo,
         RoomKind,
         RuleInfo,
@@ -133,7 +137,7 @@ class SidecarControl:
     async def status(self) -> StatusInfo:
         """See `Control`."""
         parts = self._parts
-        shares = await parts.journal.run(lambda journal: journal.shares())
+        shares, installs = await parts.journal.run(lambda journal: (journal.shares(), journal.installs()))
         return StatusInfo(
             version=__version__,
             pid=os.getpid(),
@@ -152,6 +156,7 @@ class SidecarControl:
             transfers=parts.transfers.running,
             fetched_bytes=await to_thread.run_sync(parts.blobs.stored_bytes),
             quota_bytes=parts.settings.quota,
+            withdrawn=tuple(row.name for row in withdrawn_installs(installs, parts.catalogue)),
         )
 
     async def doctor(self) -> tuple[DoctorLine, ...]:
@@ -261,8 +266,23 @@ class SidecarControl:
             len(network.links(room_id)),
             len(catalogue.entries(room_id)),
             room.joined_at,
+            policy=room.policy.value,
             orch_mind=kind == GENERAL and self._orch_mind.in_general,
         )
+
+    async def set_policy(self, room: str, policy: Policy) -> RoomInfo:
+        """See `Control`."""
+        found = self._room(room)
+
+        def work(journal: Journal) -> None:
+            for row in journal.rooms():
+                if row.room_id == found.key.room_id:
+                    journal.save_room(replace(row, policy=policy))
+
+        await self._parts.journal.run(work)
+        self._parts.network.rooms[found.key.room_id] = changed = replace(found, policy=Enforcement(policy))
+        self._parts.sync.wake()
+        return self._room_info(changed)
 
     # --- adapters ------------------------------------------------------------------------------------------------------
 
@@ -300,9 +320,9 @@ class SidecarControl:
         parts, entry = self._parts, signed.entry
         own = signed.publisher == parts.identity.key_pair.public_key
         bases = parts.local.bases(Digest.parse(entry.base.digest))
-        rooms = [
-            parts.network.rooms[each].label for each in parts.catalogue.rooms_of(signed) if each in parts.network.rooms
-        ]
+        room_ids = parts.catalogue.rooms_of(signed)
+        rooms = [parts.network.rooms[each].label for each in room_ids if each in parts.network.rooms]
+        standing = parts.keyring.standing(signed.publisher)
         return AdapterRow(
             ref=signed.ref,
             name=entry.name,
@@ -315,7 +335,7 @@ class SidecarControl:
             base_digest=entry.base.digest,
             fits=bool(bases) if parts.local.known.is_set() else None,
             sources=parts.network.sources(signed),
-            trust="own" if own else SHOWN_TRUST[parts.keyring.standing(signed.publisher)],
+            trust="own" if own else SHOWN_TRUST[standing],
             installed_as=installed.get((signed.publisher, entry.blob.digest)),
             entry=signed.id.hex(),
             publisher_name=parts.keyring.label(signed.publisher),
@@ -325,6 +345,7 @@ class SidecarControl:
             architecture=entry.base.architecture,
             created=entry.created,
             local=own,
+            warnings=warnings_about(signed, room_ids, parts.pins, standing, own=own),
         )
 
     async def _rows_of(self, entries: list[SignedEntry]) -> tuple[AdapterRow, ...]:
@@ -523,8 +544,10 @@ class SidecarControl:
             )
         return tuple(found + self._orch_mind.peers(parts.keyring.standing))
 
-    async def trust(self, key: str) -> PublisherInfo:
+    async def trust(self, key: str, *, label: str | None = None, replace_label: bool = False) -> PublisherInfo:
         """See `Control`."""
+        if label is not None:
+            await self._pin_label(self._publisher_key(key), label, replace_label=replace_label)
         return await self._decide(key, Standing.TRUSTED)
 
     async def block(self, key: str) -> PublisherInfo:
@@ -535,6 +558,18 @@ class SidecarControl:
             await connection.close("the peer is blocked")
         await self._orch_mind.drop(bytes.fromhex(info.key))
         return info
+
+    async def _pin_label(self, key: bytes, label: str, *, replace_label: bool) -> None:
+        keyring = self._parts.keyring
+        if not label.strip() or len(label) > MAX_LABEL_CHARS or not label.isprintable():
+            raise UsageError(f"A name has 1 to {MAX_LABEL_CHARS} printable characters.")
+
+        def work(_: Journal) -> None:
+            if replace_label and any(row.label == label for row in keyring.rows()):
+                keyring.unpin(label)
+            keyring.pin(label, key, time.time())
+
+        await self._parts.journal.run(work)
 
     def _publisher_key(self, text: str) -> bytes:
         """The key of a publisher or peer. Raises NotFound."""

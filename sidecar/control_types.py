@@ -22,6 +22,7 @@ Trust = Literal["own", "trusted", "unknown", "blocked", "unsigned"]
 Level = Literal["ok", "warn", "fail"]
 TransferState = Literal["queued", "running", "done", "failed", "cancelled"]
 Direction = Literal["fetch", "provide"]
+Policy = Literal["off", "warn", "enforce"]
 RuleDirection = Literal["fetch", "share"]
 PlanAction = Literal["install", "name", "share", "evict", "wait"]
 FINISHED: frozenset[TransferState] = frozenset({"done", "failed", "cancelled"})
@@ -60,6 +61,8 @@ class RoomInfo(Result):
     """Whether every adapter of the store is offered here, those yet to come included."""
     orch_mind: bool = False
     """Whether Orch-Mind's messages are spoken with its users there."""
+    policy: Policy = "warn"
+    """How much trust in a publisher an install from here needs."""
     code: str | None = field(default=None, repr=False)
     """Only in the answer of `create_room`; a room's code is told once and never listed (T11)."""
     link: str | None = field(default=None, repr=False)
@@ -98,6 +101,8 @@ class AdapterRow(Result):
     created: str = ""
     local: bool = False
     """Shared by this machine."""
+    warnings: tuple[str, ...] = ()
+    """A known name under another key, or a name that looks like a known one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +120,8 @@ class InstallResult(Result):
     fetched_bytes: int = 0
     """Bytes that crossed the network for it; less than `size` after a resume."""
     seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+    """What the user should know about its publisher and name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +224,8 @@ class StatusInfo(Result):
     fetched_bytes: int
     """What counts against the quota."""
     quota_bytes: int
+    withdrawn: tuple[str, ...] = ()
+    """Installed models whose publisher took the adapter back since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -446,6 +455,10 @@ class Control(Protocol):
         """Leave a room by label or id. Raises NotFound."""
         ...
 
+    async def set_policy(self, room: str, policy: Policy) -> RoomInfo:
+        """Set how much trust in a publisher an install from a room needs. Raises NotFound."""
+        ...
+
     async def adapters(
         self, *, room: str | None = None, fits: bool = False, local: bool = False
     ) -> tuple[AdapterRow, ...]:
@@ -530,8 +543,13 @@ class Control(Protocol):
 
     async def peers(self) -> tuple[PeerInfo, ...]: ...
 
-    async def trust(self, key: str) -> PublisherInfo:
-        """Trust a publisher by full key or unique prefix of a known one. Raises NotFound."""
+    async def trust(self, key: str, *, label: str | None = None, replace_label: bool = False) -> PublisherInfo:
+        """Trust a publisher by full key or unique prefix of a known one, and pin a name for people to the key.
+
+        Raises:
+            NotFound: No such publisher.
+            NotTrusted: The name is pinned to another key (T14); `replace_label` says that this is known.
+        """
         ...
 
     async def block(self, key: str) -> PublisherInfo:

@@ -87,6 +87,16 @@ class NotTrusted(TrustError):
     code = "not-trusted"
 
 
+class KeyChanged(TrustError):
+    """A name that belongs to one publisher is offered under another key."""
+
+    code = "key-changed"
+    default_next = (
+        "Ask the publisher over another channel and compare the four words. If the key is theirs, `ollaswarm trust KEY`; "
+        "to have both, install this one under another name with --as."
+    )
+
+
 class EntryExpired(TrustError):
     """The publisher said this offer ends, and it has."""
 

@@ -195,6 +195,30 @@ class InstallFailed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class TrustAlarm(Event):
+    """A room offers a name that the user knows under another key, or one that looks like it."""
+
+    name: ClassVar[str] = "trust:alarm"
+    room: str
+    ref: str
+    adapter: str
+    publisher: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class InstallWithdrawn(Event):
+    """The publisher took back an adapter that is installed here; it stays until the user uninstalls it."""
+
+    name: ClassVar[str] = "install:withdrawn"
+    room: str
+    installed_as: str
+    adapter: str
+    version: int
+    publisher: str
+
+
+@dataclass(frozen=True, slots=True)
 class ShareRefused(Event):
     """A local adapter was not offered, and why."""
 

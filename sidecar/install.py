@@ -32,12 +32,14 @@ from .errors import (
     ClaimMismatch,
     FitRefused,
     InstallError,
+    KeyChanged,
     NameTaken,
     NotFound,
     NotTrusted,
 )
 from .events import InstallStarted
 from .trust.policy import Enforcement, Level, may_install
+from .trust.warnings import key_changed, warnings_about
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from .transfer.fetch_types import Progress
     from .transfer.verified import VerifiedBlob
     from .trust.keyring import Keyring
+    from .trust.pins import Pins
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +76,8 @@ class Outcome:
     """The verified file, where Ollama does not have it."""
     fetched: bool
     """False when the blob was here already."""
+    warnings: tuple[str, ...] = ()
+    """What the user should know about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,9 @@ class Installer:
         keyring: Keyring,
         blobs: Blobs,
         audit: AuditLog,
+        pins: Pins,
+        enforcement: Callable[[SignedEntry], Enforcement],
+        rooms_of: Callable[[SignedEntry], tuple[bytes, ...]],
         emit: Callable[[Event], None],
         own_key: bytes,
         wall_clock: Callable[[], float] = time.time,
@@ -115,6 +123,9 @@ class Installer:
         self._keyring = keyring
         self._blobs = blobs
         self._audit = audit
+        self._pins = pins
+        self._enforcement = enforcement
+        self._rooms_of = rooms_of
         self._emit = emit
         self._own_key = own_key
         self._wall_clock = wall_clock
@@ -140,7 +151,7 @@ class Installer:
         Raises:
             SidecarError: With the reason. The store is as it was; a partial file is kept.
         """
-        self.check_policy(entry)
+        warnings = self.check_policy(entry, options)
         base = await self._base_for(entry) if options.install else None
         progress("fetch", None)
         blob, fetched = await self._blobs.obtain(entry, fetching, lambda now: progress("fetch", now))
@@ -149,28 +160,48 @@ class Installer:
             await to_thread.run_sync(_check_claims, blob.path, entry)
         if base is None:
             await self._blobs.hold(blob)
-            return Outcome(None, None, str(blob.path), fetched)
+            return Outcome(None, None, str(blob.path), fetched, warnings)
         progress("fit", None)
         with bridge_errors():
             await to_thread.run_sync(self._check_fit, blob.path, entry)
         progress("install", None)
         installed = await self._hand_over(entry, blob, base, options, transfer)
         await self._blobs.let_ollama_hold(blob)
-        return Outcome(installed.name.display, installed.route, None, fetched)
+        await self._pin(entry)
+        return Outcome(installed.name.display, installed.route, None, fetched, warnings)
 
-    def check_policy(self, entry: SignedEntry) -> None:
-        """Whether an entry may be installed here. Raises NotTrusted."""
-        decision = may_install(
-            entry,
-            self._keyring.standing(entry.publisher),
-            own=entry.publisher == self._own_key,
-            enforcement=Enforcement.WARN,
-            now=self._wall_clock(),
-        )
-        if decision.level is Level.WARN:
-            log.warning("%s", decision.reason)
+    def check_policy(self, entry: SignedEntry, options: GetOptions) -> tuple[str, ...]:
+        """Whether an entry may be installed here, and what the user should know about it.
+
+        Raises:
+            NotTrusted: Its publisher is blocked, or the room's policy asks for more trust.
+            KeyChanged: Its name belongs to another publisher here. Never solved quietly (T14); a name of the user's own
+                choice, and force, say that the user knows.
+        """
+        own, standing = entry.publisher == self._own_key, self._keyring.standing(entry.publisher)
+        enforcement = self._enforcement(entry)
+        decision = may_install(entry, standing, own=own, enforcement=enforcement, now=self._wall_clock())
         if not decision.ok:
             raise NotTrusted(decision.reason)
+        rooms = self._rooms_of(entry)
+        knows = options.as_name is not None or options.force or not options.install or enforcement is Enforcement.OFF
+        if not own and not knows and (alarm := key_changed(entry, rooms, self._pins, standing)) is not None:
+            raise KeyChanged(alarm)
+        warnings = warnings_about(entry, rooms, self._pins, standing, own=own)
+        if decision.level is Level.WARN:
+            warnings = (decision.reason, *warnings)
+        for text in warnings:
+            log.warning("%s", text)
+        return warnings
+
+    async def _pin(self, entry: SignedEntry) -> None:
+        """The name belongs to this publisher from now on, in the rooms that offer it so (trust on first use, T14)."""
+        rooms, now = self._rooms_of(entry), self._wall_clock()
+
+        def work(_: Journal) -> None:
+            self._pins.pin(rooms, entry.name, entry.publisher, now)
+
+        await self._journal.run(work)
 
     # --- steps -------------------------------------------------------------------------------------------------------
 

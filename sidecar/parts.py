@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ollama_bridge.registry import LoopbackRegistry
     from ollama_bridge.store import Store
 
+    from .alarms import Alarms
     from .blobs import Blobs
     from .bus import EventBus
     from .catalogue.catalogue import Catalogue
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from .transfer.provide import Provider
     from .transfers import Transfers
     from .trust.keyring import Keyring
+    from .trust.pins import Pins
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,7 @@ class Parts:
     local: LocalModels
     journal: JournalThread
     keyring: Keyring
+    pins: Pins
     catalogue: Catalogue
     provider: Provider
     network: RoomNetwork
@@ -55,3 +58,4 @@ class Parts:
     transfers: Transfers
     orch_mind: OrchMindVerbs
     sync: Sync
+    alarms: Alarms

@@ -220,6 +220,7 @@ class Transfers:
             outcome.path,
             running.fetched_bytes,
             self._clock() - running.begun,
+            outcome.warnings,
         )
         self._infos[transfer] = replace(info, state="done", result=result)
         if outcome.installed_as is not None and outcome.route is not None:

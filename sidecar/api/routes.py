@@ -77,6 +77,10 @@ def _add_rooms(router: APIRouter, control: Control) -> None:
     async def leave_room(body: schemas.LeaveRoom) -> RoomInfo:
         return await control.leave_room(body.room)
 
+    @router.post("/rooms/policy", summary="Set how much trust in a publisher an install from a room needs")
+    async def set_policy(body: schemas.SetPolicy) -> RoomInfo:
+        return await control.set_policy(body.room, body.policy)
+
 
 def _add_adapters(router: APIRouter, control: Control) -> None:
     @router.get("/adapters", summary="What the rooms offer")
@@ -142,8 +146,8 @@ def _add_sync(router: APIRouter, control: Control) -> None:
 
 def _add_trust(router: APIRouter, control: Control) -> None:
     @router.post("/publishers/trust", summary="Trust a publisher")
-    async def trust(body: schemas.Key) -> PublisherInfo:
-        return await control.trust(body.key)
+    async def trust(body: schemas.Trust) -> PublisherInfo:
+        return await control.trust(body.key, label=body.label, replace_label=body.replace_label)
 
     @router.post("/publishers/block", summary="Block a publisher")
     async def block(body: schemas.Key) -> PublisherInfo:

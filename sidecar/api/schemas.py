@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sidecar.control_types import GetOptions, RuleDirection, RuleOptions, ShareOptions
+from sidecar.control_types import GetOptions, Policy, RuleDirection, RuleOptions, ShareOptions
 
 # Longer than any name, label, link or reference we accept further in; those checks give the better error.
 MAX_NAME = 512
@@ -105,6 +105,16 @@ class Name(Body):
 
 class Key(Body):
     key: str = Field(max_length=MAX_NAME, description="64 hex characters, or the unique beginning of a known key.")
+
+
+class Trust(Key):
+    label: str | None = Field(None, max_length=MAX_NAME, description="A name for people, pinned to the key.")
+    replace_label: bool = Field(False, description="Take the name from the key it is pinned to.")
+
+
+class SetPolicy(Body):
+    room: str = Field(max_length=MAX_NAME)
+    policy: Policy
 
 
 class File(Body):

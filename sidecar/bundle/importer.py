@@ -78,7 +78,7 @@ class Importer:
         with closing(file):
             bundle = await to_thread.run_sync(read_bundle, file)
             signed = bundle.signed
-            self._installer.check_policy(signed)
+            self._installer.check_policy(signed, options)
             self._check_version(signed)
             blob = signed.entry.blob
             await self._blobs.take_in(signed, bundle.table, partial(_read, file, bundle.adapter_at, blob.size))

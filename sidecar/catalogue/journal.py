@@ -21,6 +21,7 @@ from .rows import (
     InstallRow,
     OrchMindRoomRow,
     OrchMindShareRow,
+    PinRow,
     PublisherRow,
     RoomRow,
     RuleRow,
@@ -73,7 +74,9 @@ class Journal:
 
     def rooms(self) -> list[RoomRow]:
         """The rooms we are in, in the order they were joined."""
-        query = "SELECT room_id, label, kind, key, epoch, sequence, joined_at FROM rooms ORDER BY joined_at, label"
+        query = (
+            "SELECT room_id, label, kind, key, epoch, sequence, joined_at, policy FROM rooms ORDER BY joined_at, label"
+        )
         return [RoomRow(*row) for row in self._db.execute(query)]
 
     def save_room(self, row: RoomRow) -> None:
@@ -82,12 +85,12 @@ class Journal:
         Raises:
             RoomError: Another room has that label.
         """
-        values = (row.room_id, row.label, row.kind, row.key, row.epoch, row.sequence, row.joined_at, False)
+        values = (row.room_id, row.label, row.kind, row.key, row.epoch, row.sequence, row.joined_at, False, row.policy)
         try:
             with transaction(self._db):
                 self._db.execute(
-                    "INSERT INTO rooms VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (room_id) DO UPDATE SET "
-                    "label = excluded.label, joined_at = excluded.joined_at",
+                    "INSERT INTO rooms VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (room_id) DO UPDATE SET "
+                    "label = excluded.label, joined_at = excluded.joined_at, policy = excluded.policy",
                     values,
                 )
         except sqlite3.IntegrityError as error:
@@ -296,6 +299,15 @@ class Journal:
                 "INSERT OR REPLACE INTO publishers VALUES (?, ?, ?, ?)",
                 (row.key, row.first_seen, row.standing.value, row.label),
             )
+
+    def pins(self) -> list[PinRow]:
+        """Which publisher each pinned name belongs to."""
+        return [PinRow(*row) for row in self._db.execute("SELECT room_id, name, key, pinned_at FROM pins")]
+
+    def save_pin(self, row: PinRow) -> None:
+        """Pin a name that nobody has."""
+        with transaction(self._db):
+            self._db.execute("INSERT INTO pins VALUES (?, ?, ?, ?)", (row.room_id, row.name, row.key, row.pinned_at))
 
     def _record(self, outcome: Outcome, held: bool) -> None:
         if not outcome.changed:

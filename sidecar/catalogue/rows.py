@@ -24,6 +24,19 @@ class RoomRow:
     sequence: int
     """The last number used."""
     joined_at: float
+    policy: str = "warn"
+    """How much trust in a publisher an install from here needs: a value of `trust.policy.Enforcement`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PinRow:
+    """The publisher an adapter's name in a room belongs to."""
+
+    room_id: bytes
+    name: str
+    """Folded."""
+    key: bytes
+    pinned_at: float
 
 
 @dataclass(frozen=True, slots=True)

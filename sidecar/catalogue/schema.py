@@ -71,7 +71,15 @@ CREATE TABLE orch_mind_shares (
 ) WITHOUT ROWID;
 """
 
-SCRIPTS = (_FIRST, _SYNC, _ORCH_MIND)
+# Pins outlive their room, as versions do: whoever leaves and comes back is not told anew whose name is whose.
+_TRUST = """
+CREATE TABLE pins (
+    room_id BLOB NOT NULL, name TEXT NOT NULL, key BLOB NOT NULL, pinned_at REAL NOT NULL, PRIMARY KEY (room_id, name)
+) WITHOUT ROWID;
+ALTER TABLE rooms ADD COLUMN policy TEXT NOT NULL DEFAULT 'warn';
+"""
+
+SCRIPTS = (_FIRST, _SYNC, _ORCH_MIND, _TRUST)
 
 
 def migrate(connection: sqlite3.Connection) -> bool:

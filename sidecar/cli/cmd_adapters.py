@@ -39,6 +39,9 @@ def adapters(
             "INSTALLED": [row["installed_as"] or "" for row in found],
         }
         output.rows(found, columns, "Nothing is offered here yet.")
+        for row in found if not json else ():
+            for text in row["warnings"]:
+                output.note(f"Warning: {row['ref']}: {text}")
 
 
 def share(

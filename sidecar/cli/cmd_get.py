@@ -35,6 +35,8 @@ def get(
         if final["error"]:
             error = final["error"]
             raise RemoteFailure(error["code"], error["cause"], error["next"])
+        for text in final["result"]["warnings"] if not json else ():
+            output.note(f"Warning: {text}")
         output.done(_success(final), final["result"])
 
 

@@ -92,6 +92,7 @@ def list_rooms(json: Json = False, data_dir: DataDir = None) -> None:
             "ROOM": [room["label"] for room in rooms],
             "KIND": [_kind(room) for room in rooms],
             "OFFERS": ["everything" if room["share_all"] else "what you share" for room in rooms],
+            "POLICY": [room["policy"] for room in rooms],
             "PEERS": [str(room["peers"]) for room in rooms],
             "ADAPTERS": [str(room["adapters"]) for room in rooms],
             "ID": [room["id"] for room in rooms],
@@ -101,3 +102,24 @@ def list_rooms(json: Json = False, data_dir: DataDir = None) -> None:
 
 def _kind(room: dict[str, Any]) -> str:
     return f"{room['kind']} + orch-mind" if room["orch_mind"] and room["kind"] != "orch-mind" else str(room["kind"])
+
+
+@app.command()
+def policy(
+    room: Annotated[str, typer.Argument(help="Label or id, as `ollaswarm room list` shows it.")],
+    level: Annotated[
+        str,
+        typer.Argument(
+            metavar="off|warn|enforce",
+            help="`enforce`: install only from publishers you trust. `warn`: from others with a warning. `off`: from all.",
+        ),
+    ],
+    json: Json = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Set how much trust in a publisher an install from a room needs."""
+    if level not in ("off", "warn", "enforce"):
+        raise typer.BadParameter("a policy is off, warn or enforce")
+    with daemon_session(json, data_dir) as (client, output):
+        changed = client.post("/rooms/policy", {"room": room, "policy": level})
+        output.done(f"The policy of {changed['label']} is {changed['policy']}.", changed)

@@ -28,6 +28,7 @@ def _status_facts(found: dict[str, Any]) -> dict[str, str]:
         ollama_text = f"{ollama['url']} does not answer: {ollama['cause']}"
     readable = f"{store['models']} models, {store['adapters']} adapters" if store["readable"] else store["cause"]
     rooms = ", ".join(f"{room['label']} ({room['peers']} peers)" for room in found["rooms"])
+    withdrawn = {"taken back": f"{', '.join(found['withdrawn'])}; `ollaswarm uninstall` removes them"}
     return {
         "ollaswarm": f"{found['version']}, pid {found['pid']}, up {human_seconds(found['uptime_s'])}",
         "we are": f"{found['key'][:12]} ({found['words']})",
@@ -41,7 +42,7 @@ def _status_facts(found: dict[str, Any]) -> dict[str, str]:
         "adapters": f"{found['entries']} offered by rooms, {found['shared']} shared by us",
         "transfers": f"{found['transfers']} running",
         "fetched": f"{human_bytes(found['fetched_bytes'])} of {human_bytes(found['quota_bytes'])}",
-    }
+    } | (withdrawn if found["withdrawn"] else {})
 
 
 def doctor(json: Json = False, data_dir: DataDir = None) -> None:

@@ -13,6 +13,7 @@ from ollama_bridge.errors import OllamaBridgeError
 from ollama_bridge.location import StoreLocation, find_store
 from ollama_bridge.registry import LoopbackRegistry
 from ollama_bridge.store import Store
+from sidecar.alarms import Alarms
 from sidecar.audit import AuditLog
 from sidecar.blobs import Blobs
 from sidecar.bus import EventBus
@@ -38,6 +39,7 @@ from sidecar.transfer.provide import Provider
 from sidecar.transfer.slots import UploadSlots
 from sidecar.transfers import Transfers
 from sidecar.trust.keyring import Keyring
+from sidecar.trust.pins import Pins
 from sidecar.trust.policy import Enforcement
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ async def assemble(settings: Settings) -> AsyncIterator[Parts]:
         journal_thread = JournalThread(journal)
         catalogue, _ = await journal_thread.run(restore_catalogue)
         keyring = await journal_thread.run(Keyring)
+        pins = await journal_thread.run(Pins)
         client = await exits.enter_async_context(OllamaClient(settings.ollama))
         location = await _locate(settings, client)
         store = Store(location.path) if location.readable else None
@@ -116,6 +119,9 @@ async def assemble(settings: Settings) -> AsyncIterator[Parts]:
             keyring=keyring,
             blobs=blobs,
             audit=AuditLog(paths.audit_log),
+            pins=pins,
+            enforcement=network.enforcement,
+            rooms_of=catalogue.rooms_of,
             emit=bus.emit,
             own_key=own_key,
         )
@@ -130,7 +136,7 @@ async def assemble(settings: Settings) -> AsyncIterator[Parts]:
                 network=network,
                 publisher=publisher,
                 own_key=own_key,
-                enforcement=lambda entry: Enforcement.WARN,
+                enforcement=network.enforcement,
                 quota_bytes=settings.sync_quota,
                 window=settings.sync_window,
                 wall_clock=time.time,
@@ -156,7 +162,9 @@ async def assemble(settings: Settings) -> AsyncIterator[Parts]:
         adopter = Adopter(service=orch_mind, paths=paths, store=store, local=local, blobs=blobs, installer=installer)
         for row in await journal_thread.run(lambda each: each.rooms()):
             topic = GENERAL_TOPIC if row.kind == "general" else None
-            network.join(JoinedRoom(RoomKey(row.key, topic), row.label, row.kind, row.joined_at))
+            network.join(
+                JoinedRoom(RoomKey(row.key, topic), row.label, row.kind, row.joined_at, Enforcement(row.policy))
+            )
         await orch_mind.restore()
         yield Parts(
             settings=settings,
@@ -171,6 +179,7 @@ async def assemble(settings: Settings) -> AsyncIterator[Parts]:
             local=local,
             journal=journal_thread,
             keyring=keyring,
+            pins=pins,
             catalogue=catalogue,
             provider=provider,
             network=network,
@@ -180,6 +189,9 @@ async def assemble(settings: Settings) -> AsyncIterator[Parts]:
             transfers=transfers,
             orch_mind=OrchMindVerbs(orch_mind, adopter, transfers, journal_thread, bus.emit),
             sync=sync,
+            alarms=Alarms(
+                bus=bus, catalogue=catalogue, journal=journal_thread, keyring=keyring, pins=pins, own_key=own_key
+            ),
         )
 
 

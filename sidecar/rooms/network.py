@@ -27,6 +27,7 @@ from sidecar.events import (
     PeerDisconnected,
     PeersUpdated,
 )
+from sidecar.trust.policy import Enforcement
 
 from . import session_events as events
 from .messages import MAX_OFFERS, GoodbyeReason, Offer
@@ -77,6 +78,7 @@ class JoinedRoom:
     label: str
     kind: str
     joined_at: float
+    policy: Enforcement = Enforcement.WARN
 
     @property
     def id_hex(self) -> str:
@@ -259,6 +261,11 @@ class RoomNetwork:
             for link in connection.proved:
                 link.tell_blob(raw, self._provider)
             connection.flush()
+
+    def enforcement(self, entry: SignedEntry) -> Enforcement:
+        """The strictest policy among the rooms that offer an entry; a warning for one that comes from no room."""
+        found = [self.rooms[each].policy for each in self._catalogue.rooms_of(entry) if each in self.rooms]
+        return max(found, key=list(Enforcement).index, default=Enforcement.WARN)
 
     # --- sources -----------------------------------------------------------------------------------------------------------
 

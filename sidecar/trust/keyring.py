@@ -68,7 +68,8 @@ class Keyring:
         if holder is not None and holder.key != key:
             raise NotTrusted(
                 f"{label!r} is pinned to the key {holder.key.hex()[:12]}, but this is {key.hex()[:12]}.",
-                "Ask that person whether the key changed. If so, block the old key, unpin the name and trust the new one.",
+                "Ask that person over another channel whether the key changed. If so, block the old key, and trust the new one "
+                "with --as and --replace.",
             )
         return self._save(replace(self.see(key, now), label=label))
 

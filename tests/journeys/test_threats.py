@@ -87,6 +87,10 @@ async def test_t10_same_name_of_two_publishers_stays_two_adapters(tmp_path: Path
         assert one.ref in unclear.value.cause + unclear.value.next_step
         assert other.ref in unclear.value.cause + unclear.value.next_step
         await third.got(other.ref)
+        changed = await third.get(one.ref)
+        assert changed.error is not None
+        assert changed.error.code == "key-changed", "whose name it is was pinned at the first install"
+        await third.control.trust(one.publisher)
         taken = await third.get(one.ref)
         assert taken.error is not None
         assert taken.error.code == "name-taken"

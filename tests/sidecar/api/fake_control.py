@@ -21,6 +21,7 @@ from sidecar.control_types import (
     OllamaInfo,
     PeerInfo,
     PlanLine,
+    Policy,
     PublisherInfo,
     RollbackInfo,
     RoomInfo,
@@ -285,9 +286,13 @@ class FakeControl:
     async def peers(self) -> tuple[PeerInfo, ...]:
         return (PeerInfo(KEY, WORDS, "192.168.1.8:4000", ("team",), "unknown", 1, SIZE, 0, 60.0),)
 
-    async def trust(self, key: str) -> PublisherInfo:
-        self.calls.append(("trust", key))
-        return PublisherInfo(KEY, WORDS, "trusted")
+    async def trust(self, key: str, *, label: str | None = None, replace_label: bool = False) -> PublisherInfo:
+        self.calls.append(("trust", key) if label is None else ("trust", key, label, replace_label))
+        return PublisherInfo(KEY, WORDS, "trusted", label)
+
+    async def set_policy(self, room: str, policy: Policy) -> RoomInfo:
+        self.calls.append(("set_policy", room, policy))
+        return replace(self.joined[0], policy=policy)
 
     async def block(self, key: str) -> PublisherInfo:
         self.calls.append(("block", key))

@@ -20,6 +20,7 @@ async def test_status_is_the_json_form_of_the_result(client: httpx.AsyncClient, 
     assert response.json() == expected | {
         "listen": ["192.168.1.7:4000"],
         "rooms": [room.to_json() for room in control.joined],
+        "withdrawn": [],
     }
 
 

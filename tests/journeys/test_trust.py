@@ -1,0 +1,96 @@
+"""Whom a machine believes, and what it is told: keys that change, policies of rooms, adapters taken back, new codes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sidecar.errors import NotTrusted
+from sidecar.events import InstallWithdrawn, TrustAlarm
+from tests.journeys.inside import IN_PROCESS, running, team
+from tests.journeys.ollama import listed, make_adapter
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = IN_PROCESS
+
+
+async def test_t14_publisher_whose_key_changed_is_an_alarm_that_blocks(tmp_path: Path, files: Path) -> None:
+    async with team(tmp_path, files) as people:
+        second = await people.join("second")
+        ollama = await people.ollama("first")
+        await make_adapter(ollama.url, files, "sql-lora")
+        async with running(tmp_path / "first", ollama, second.address) as first:
+            await people.enter(first)
+            row = await first.share("sql-lora")
+            await second.row("sql-lora", sources=1)
+            await second.got(row.ref)
+            await second.control.trust(first.key.hex(), label="alice")
+        async with running(tmp_path / "first-again", ollama, second.address) as posing:
+            await people.enter(posing)
+            await posing.share("sql-lora", description="It is still me.")
+            new = await second.row("sql-lora", publisher=posing.key, sources=1)
+            alarm = await second.happened(TrustAlarm)
+            assert alarm.publisher == posing.key.hex()
+            assert first.key.hex()[:12] in alarm.cause
+            assert new.warnings == (alarm.cause,)
+            refused = await second.get(new.ref)
+            assert refused.error is not None
+            assert refused.error.code == "key-changed"
+            with pytest.raises(NotTrusted):
+                await second.control.trust(posing.key.hex(), label="alice")
+            beside = await second.got(new.ref, as_name="other")
+            assert beside.result is not None
+            assert alarm.cause in beside.result.warnings
+            # The user asked Alice: it is her new key.
+            told = await second.control.trust(posing.key.hex(), label="alice", replace_label=True)
+            assert (told.trust, told.name) == ("trusted", "alice")
+            assert (await second.row("sql-lora", publisher=posing.key)).warnings == ()
+
+
+async def test_policy_of_a_room_decides_and_survives_a_restart(tmp_path: Path, files: Path) -> None:
+    async with team(tmp_path, files) as people:
+        first = await people.join("first")
+        row = await people.publish(first)
+        ollama = await people.ollama("second")
+        async with running(tmp_path / "second", ollama, first.address) as second:
+            await people.enter(second)
+            assert (await second.control.set_policy("team", "enforce")).policy == "enforce"
+        async with running(tmp_path / "second", ollama, first.address) as second:
+            await second.row(row.name, sources=1)
+            refused = await second.get(row.ref)
+            assert refused.error is not None
+            assert refused.error.code == "not-trusted"
+            await second.control.set_policy("team", "warn")
+            warned = await second.got(row.ref, as_name="warned")
+            assert warned.result is not None
+            assert "not known" in warned.result.warnings[0]
+            await second.control.set_policy("team", "off")
+            silent = await second.got(row.ref, as_name="silent")
+            assert silent.result is not None
+            assert silent.result.warnings == ()
+            await second.control.set_policy("team", "enforce")
+            await second.control.trust(first.key.hex())
+            await second.got(row.ref, as_name="trusted")
+
+
+async def test_who_holds_an_installed_adapter_that_is_taken_back_is_told(tmp_path: Path, files: Path) -> None:
+    async with team(tmp_path, files) as people:
+        first = await people.join("first")
+        ollama = await people.ollama("second")
+        async with running(tmp_path / "second", ollama, first.address) as second:
+            await people.enter(second)
+            row = await people.publish(first)
+            await second.row(row.name, sources=1)
+            await second.got(row.ref)
+            assert (await second.control.status()).withdrawn == ()
+            await first.control.unshare("sql-lora")
+            told = await second.happened(InstallWithdrawn)
+            assert (told.installed_as, told.publisher) == ("sql-lora:latest", first.key.hex())
+        async with running(tmp_path / "second", ollama) as second:
+            assert (await second.control.status()).withdrawn == ("sql-lora:latest",)
+            assert "sql-lora:latest" in await listed(ollama.url), "it stays until the user says otherwise"
+            await second.control.uninstall("sql-lora")
+            assert (await second.control.status()).withdrawn == ()
