@@ -23,6 +23,7 @@ from .alarms import withdrawn_installs
 from .bridge_errors import bridge_errors
 from .bundle.export import Exporter
 from .bundle.importer import Importer
+from .catalogue.restore import restore_room
 from .catalogue.rows import RoomRow, Standing
 from .control_types import (
     AdapterRow,
@@ -222,6 +223,34 @@ class SidecarControl:
         self._parts.bus.emit(RoomLeft(found.id_hex, found.label))
         await self._rooms_changed()
         return info
+
+    async def rotate_room(self, room: str) -> RoomInfo:
+        """See `Control`."""
+        parts, old = self._parts, self._room(room)
+        if old.kind != "private":
+            raise RoomError("Only a private room has a code that can be changed.", "Leave this one instead.")
+        code, now = generate_code(), time.time()
+        key = await to_thread.run_sync(derive_room_key, code)
+        epoch = secrets.token_bytes(EPOCH_BYTES)
+        row = RoomRow(key.room_id, old.label, old.kind, key.secret, epoch, 0, now, old.policy.value)
+        blocked = [each.key for each in parts.keyring.rows() if each.standing is Standing.BLOCKED]
+        parts.network.leave(old.key.room_id)
+        parts.catalogue.close_room(old.key.room_id)
+
+        def work(journal: Journal) -> None:
+            journal.replace_room(old.key.room_id, row, without=blocked)
+            for each in journal.rooms():
+                if each.room_id == row.room_id:
+                    restore_room(journal, parts.catalogue, each)
+            parts.pins.load()
+
+        await parts.journal.run(work)
+        changed = JoinedRoom(key, old.label, old.kind, now, old.policy)
+        parts.network.join(changed)
+        parts.bus.emit(RoomLeft(old.id_hex, old.label))
+        parts.bus.emit(RoomJoined(changed.id_hex, changed.label))
+        await self._rooms_changed()
+        return replace(self._room_info(changed), code=code, link=room_link(code))
 
     async def _enter(self, key: RoomKey, label: str, kind: RoomKind) -> RoomInfo:
         if (joined := self._parts.network.rooms.get(key.room_id)) is not None:

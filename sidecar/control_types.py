@@ -455,6 +455,14 @@ class Control(Protocol):
         """Leave a room by label or id. Raises NotFound."""
         ...
 
+    async def rotate_room(self, room: str) -> RoomInfo:
+        """Give a private room a new code, which this answer carries, and leave the one with the old code.
+
+        Entries, shares, rules and pins go along, except those of blocked publishers. Members are let in again by being
+        told the new code. Raises NotFound, RoomError.
+        """
+        ...
+
     async def set_policy(self, room: str, policy: Policy) -> RoomInfo:
         """Set how much trust in a publisher an install from a room needs. Raises NotFound."""
         ...

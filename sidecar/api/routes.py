@@ -77,6 +77,10 @@ def _add_rooms(router: APIRouter, control: Control) -> None:
     async def leave_room(body: schemas.LeaveRoom) -> RoomInfo:
         return await control.leave_room(body.room)
 
+    @router.post("/rooms/rotate", summary="Give a private room a new code; the answer carries it")
+    async def rotate_room(body: schemas.LeaveRoom) -> RoomInfo:
+        return await control.rotate_room(body.room)
+
     @router.post("/rooms/policy", summary="Set how much trust in a publisher an install from a room needs")
     async def set_policy(body: schemas.SetPolicy) -> RoomInfo:
         return await control.set_policy(body.room, body.policy)

@@ -102,6 +102,25 @@ class Journal:
             self._db.execute("DELETE FROM rooms WHERE room_id = ?", (room_id,))
             self._db.execute(_DROP_ORPHANS)
 
+    def replace_room(self, room_id: bytes, row: RoomRow, *, without: Iterable[bytes] = ()) -> None:
+        """Let a room go on under another key: entries, shares, rules and pins move to it, the old key is forgotten.
+
+        Args:
+            row: The new room; its sequence goes on from the old one's.
+            without: Publishers whose entries stay behind.
+        """
+        with transaction(self._db):
+            (sequence,) = self._db.execute("SELECT sequence FROM rooms WHERE room_id = ?", (room_id,)).fetchone()
+            self._db.execute("UPDATE rooms SET label = ? WHERE room_id = ?", (row.room_id.hex(), room_id))
+            values = (row.room_id, row.label, row.kind, row.key, row.epoch, sequence, row.joined_at, False, row.policy)
+            self._db.execute("INSERT INTO rooms VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+            left = [(room_id, publisher) for publisher in without]
+            self._db.executemany("DELETE FROM placements WHERE room_id = ? AND publisher = ?", left)
+            for table in ("placements", "share_rooms", "sync_rules", "synced", "pins"):
+                self._db.execute(f"UPDATE {table} SET room_id = ? WHERE room_id = ?", (row.room_id, room_id))  # noqa: S608
+            self._db.execute("DELETE FROM rooms WHERE room_id = ?", (room_id,))
+            self._db.execute(_DROP_ORPHANS)
+
     # Entries, withdrawals, versions
 
     def record(self, outcomes: Iterable[Outcome], *, held: bool = False) -> None:

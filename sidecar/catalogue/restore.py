@@ -11,6 +11,7 @@ from .withdrawal import parse_statement
 
 if TYPE_CHECKING:
     from .journal import Journal
+    from .rows import RoomRow
 
 
 def restore_catalogue(journal: Journal) -> tuple[Catalogue, int]:
@@ -25,12 +26,19 @@ def restore_catalogue(journal: Journal) -> tuple[Catalogue, int]:
     for version in journal.versions():
         catalogue.restore_version(version.publisher, version.name, HighWater(version.version, version.id))
     for room in journal.rooms():
-        catalogue.open_room(room.room_id, epoch=room.epoch, sequence=room.sequence)
-        for row in journal.statements(room.room_id):
-            try:
-                statement = parse_statement(row.kind, row.raw, row.publisher, row.signature)
-            except EntryInvalid:
-                unreadable += 1
-                continue
-            catalogue.restore(room.room_id, statement, sequence=row.sequence, held=row.held)
+        unreadable += restore_room(journal, catalogue, room)
     return catalogue, unreadable
+
+
+def restore_room(journal: Journal, catalogue: Catalogue, room: RoomRow) -> int:
+    """Open one room with what the journal has of it; how many statements this version cannot read."""
+    catalogue.open_room(room.room_id, epoch=room.epoch, sequence=room.sequence)
+    unreadable = 0
+    for row in journal.statements(room.room_id):
+        try:
+            statement = parse_statement(row.kind, row.raw, row.publisher, row.signature)
+        except EntryInvalid:
+            unreadable += 1
+            continue
+        catalogue.restore(room.room_id, statement, sequence=row.sequence, held=row.held)
+    return unreadable

@@ -23,13 +23,36 @@ def create(
 ) -> None:
     """Make a private room and show its code. Whoever has the code can enter."""
     with daemon_session(json, data_dir) as (client, output):
-        room = client.post("/rooms", {"label": label})
-        output.done(f"Room {room['label']} is ready.\n\n  code  {room['code']}\n  link  {room['link']}\n", room)
-        if output.terminal:
-            from sidecar.rooms.code import room_qr
+        _show_code(client.post("/rooms", {"label": label}), output)
 
-            output.out.write(room_qr(room["code"]))
-        output.line("Give the code only to those who may enter: it is not shown again.")
+
+def _show_code(room: dict[str, Any], output: Output) -> None:
+    output.done(f"Room {room['label']} is ready.\n\n  code  {room['code']}\n  link  {room['link']}\n", room)
+    if output.terminal:
+        from sidecar.rooms.code import room_qr
+
+        output.out.write(room_qr(room["code"]))
+    output.line("Give the code only to those who may enter: it is not shown again.")
+
+
+@app.command()
+def rotate(
+    room: Annotated[str, typer.Argument(help="Label or id, as `ollaswarm room list` shows it.")],
+    yes: Yes = False,
+    json: Json = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Give a private room a new code, because the old one is known to somebody it should not be.
+
+    What is offered goes along, except by publishers you blocked. Every member has to be told the new code; those who
+    are not stay behind in the room with the old one, which this machine leaves.
+    """
+    with daemon_session(json, data_dir) as (client, output):
+        if not agreed(
+            f"Leave the room {room} as its members know it, and begin one with a new code?", yes=yes, output=output
+        ):
+            raise ConsentNeeded("The room was not changed.", "Run the same command with --yes.")
+        _show_code(client.post("/rooms/rotate", {"room": room}), output)
         output.line(SEEN)
 
 

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
 
-from sidecar.errors import NotTrusted
+from hyperdht.protomux import ChannelClosed, Mux
+from sidecar.control_types import RuleOptions
+from sidecar.errors import NotTrusted, RoomError
 from sidecar.events import InstallWithdrawn, TrustAlarm
+from sidecar.rooms.messages import PROTOCOL
 from tests.journeys.inside import IN_PROCESS, running, team
+from tests.journeys.liar import dial
 from tests.journeys.ollama import listed, make_adapter
+from tests.journeys.test_liars import room_key
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from hyperdht import SecretStream
 
 pytestmark = IN_PROCESS
 
@@ -94,3 +102,78 @@ async def test_who_holds_an_installed_adapter_that_is_taken_back_is_told(tmp_pat
             assert "sql-lora:latest" in await listed(ollama.url), "it stays until the user says otherwise"
             await second.control.uninstall("sql-lora")
             assert (await second.control.status()).withdrawn == ()
+
+
+async def test_t13_rotated_room_goes_on_under_a_new_code_without_who_knows_only_the_old(
+    tmp_path: Path, files: Path
+) -> None:
+    async with team(tmp_path, files) as people:
+        first = await people.join("first")
+        second = await people.join("second")
+        bad = await people.join("bad")
+        mine = await people.publish(first)
+        theirs = await people.publish(second, "theirs", "adapter_b.gguf")
+        await people.publish(bad, "bad-lora")
+        for row in (theirs, await bad.row("bad-lora")):
+            await first.row(row.name, sources=1)
+        await first.control.sync_add(RuleOptions("fetch", "team", second.key.hex(), name="nothing"))
+        await first.control.block(bad.key.hex())
+        before = room_key(first)
+        rotated = await first.control.rotate_room("team")
+        assert rotated.code is not None
+        assert rotated.id != before.room_id.hex()
+        assert [(room.label, room.id) for room in await first.control.rooms()] == [("team", rotated.id)]
+        assert [rule.room for rule in await first.control.sync_rules()] == ["team"]
+        assert {row.ref for row in await first.control.adapters()} == {mine.ref, theirs.ref}
+
+        # Who has only the old code cannot even name the room any more.
+        stream = await dial(first.address)
+        mux = Mux()
+        channel = mux.create_channel(PROTOCOL, before.channel_id(stream.handshake_hash))
+        assert channel is not None
+        channel.open(b"\x01" + before.proof(is_initiator=True, **handshake(stream)))
+        await stream.send_many(mux.messages_to_send())
+        closed = False
+        with anyio.fail_after(10):
+            while not closed:
+                mux.receive(bytes(await stream.receive()))
+                while (event := mux.next_event()) is not None:
+                    closed |= isinstance(event, ChannelClosed) and event.channel is channel
+        assert first.parts.network.links(bytes.fromhex(rotated.id)) == []
+        await stream.aclose()
+
+        # Who is told the new code finds what was offered, and can fetch it; the members' own entries come along.
+        await second.control.leave_room("team")
+        await second.control.join_room(rotated.code, label="team", consent=False)
+        await second.row(mine.name, sources=1)
+        await second.got(mine.ref)
+        assert {row.ref for row in await second.control.adapters()} == {mine.ref, theirs.ref}
+        new = await first.share("sql-lora", description="Still mine.")
+        assert new.version == mine.version + 1
+
+
+async def test_rotated_room_survives_a_restart(tmp_path: Path, files: Path) -> None:
+    async with team(tmp_path, files) as people:
+        ollama = await people.ollama("first")
+        await make_adapter(ollama.url, files, "sql-lora")
+        async with running(tmp_path / "first", ollama) as first:
+            await people.enter(first)
+            row = await first.share("sql-lora")
+            rotated = await first.control.rotate_room("team")
+        async with running(tmp_path / "first", ollama) as first:
+            assert [(room.label, room.id) for room in await first.control.rooms()] == [("team", rotated.id)]
+            assert [each.entry for each in await first.control.adapters(local=True)] == [row.entry]
+            await first.control.unshare("sql-lora")
+        async with running(tmp_path / "first", ollama) as first:
+            await first.control.join_room("local", label=None, consent=True)
+            with pytest.raises(RoomError):
+                await first.control.rotate_room("local")
+
+
+def handshake(stream: SecretStream) -> dict[str, bytes]:
+    """What a proof on a connection is about."""
+    return {
+        "handshake_hash": stream.handshake_hash,
+        "public_key": stream.public_key,
+        "remote_public_key": stream.remote_public_key,
+    }

@@ -290,6 +290,10 @@ class FakeControl:
         self.calls.append(("trust", key) if label is None else ("trust", key, label, replace_label))
         return PublisherInfo(KEY, WORDS, "trusted", label)
 
+    async def rotate_room(self, room: str) -> RoomInfo:
+        self.calls.append(("rotate_room", room))
+        return replace(self.joined[0], id="9" * 32, code=CODE, link=f"ollaswarm://room/{CODE}")
+
     async def set_policy(self, room: str, policy: Policy) -> RoomInfo:
         self.calls.append(("set_policy", room, policy))
         return replace(self.joined[0], policy=policy)

@@ -358,3 +358,19 @@ def test_export_and_import(run: Run, control: FakeControl, tmp_path: Path) -> No
         ("export_bundle", "sql-lora", str(file), True, False),
         ("import_bundle", str(file), GetOptions(as_name="mine")),
     ]
+
+
+def test_rotate_asks_first_and_shows_the_new_code(run: Run, control: FakeControl) -> None:
+    refused = run("room", "rotate", "team")
+    assert refused.exit_code == 1
+    assert "--yes" in refused.stderr
+    assert control.calls == []
+    assert CODE in run("room", "rotate", "team", "--yes").stdout
+    assert run("room", "policy", "team", "enforce").stdout == "The policy of team is enforce.\n"
+    assert run("room", "policy", "team", "perhaps").exit_code == 2
+    assert control.calls == [("rotate_room", "team"), ("set_policy", "team", "enforce")]
+
+
+def test_trust_with_a_name(run: Run, control: FakeControl) -> None:
+    assert run("trust", KEY, "--as", "alice", "--replace").exit_code == 0
+    assert control.calls == [("trust", KEY, "alice", True)]
