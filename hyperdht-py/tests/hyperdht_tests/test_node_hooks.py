@@ -54,14 +54,15 @@ async def test_a_relay_whose_operator_s_hook_fails_carries_nothing_and_lives(cap
         BlindRelay(middle, allow=fails) as relay,
         left.listen(share_local_address=False, **cannot_punch) as server,
     ):
+        client = await right.connect(
+            server.public_key,
+            local_connection=False,
+            fast_open=False,
+            relay_through=relay.public_key,
+            **cannot_punch,
+        )
         with anyio.move_on_after(1) as scope:
-            await right.connect(
-                server.public_key,
-                local_connection=False,
-                fast_open=False,
-                relay_through=relay.public_key,
-                **cannot_punch,
-            )
+            await client.receive()
         assert scope.cancelled_caught
         assert "the hook allow failed" in caplog.text
 

@@ -79,9 +79,12 @@ class Links:
         self._relayed[link.stream_id] = True
         stream.send_message(b"")  # shows the peer the way, also when there is nothing to say
 
-    async def open(self, link: Link, raw: UdxByteStream, key_pair: KeyPair) -> PeerStream:
-        """Start the encryption, and wait for the peer's.
+    async def open(self, link: Link, raw: UdxByteStream, key_pair: KeyPair, *, wait_for_peer: bool) -> PeerStream:
+        """Start the encryption.
 
+        Args:
+            wait_for_peer: Until it has spoken. A client need not: the peer has answered the handshake, and what is sent
+                now is a round trip earlier there. A server must, as clients can be forged.
         Raises:
             ConnectionClosed: The peer is gone already.
             RequestTimeout: It is silent.
@@ -95,8 +98,9 @@ class Links:
                 handshake=link.keys,
                 max_message_bytes=self._max_message_bytes,
             )
-            with anyio.fail_after(OPEN_TIMEOUT_S):
-                await stream.wait_open()
+            if wait_for_peer:
+                with anyio.fail_after(OPEN_TIMEOUT_S):
+                    await stream.wait_open()
         except BaseException as error:
             raw.destroy()
             if isinstance(error, TimeoutError):
@@ -120,7 +124,7 @@ class Links:
         self, link: Link, raw: UdxByteStream, key_pair: KeyPair, take: Callable[[PeerStream], None]
     ) -> None:
         try:
-            take(await self.open(link, raw, key_pair))
+            take(await self.open(link, raw, key_pair, wait_for_peer=True))
         except (ConnectionClosed, RequestTimeout, anyio.ClosedResourceError):
             return  # a client that came and went; nobody waits for it
         finally:
@@ -207,7 +211,7 @@ class Dialing:
                 raise outcome
             link, raw = outcome
             raw.on_closed(lambda: attempt.cancel(node.now()))  # what runs through a relay may end before a hole is open
-            return await self._links.open(link, raw, self._key_pair)
+            return await self._links.open(link, raw, self._key_pair, wait_for_peer=False)
         except BaseException:
             attempt.cancel(node.now())
             self._links.give_up(attempt.stream_id)
