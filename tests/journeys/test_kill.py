@@ -106,6 +106,7 @@ def test_t20_receiver_killed_during_a_transfer_resumes(two: Two, points: int) ->
     kept, table = 0, []
     for left in range(points, 0, -1):
         goal = (kept + rng.uniform(0, 2 / (left + 1)) * (two.size // CHUNK_BYTES - kept)) * CHUNK_BYTES / two.size
+        goal = min(goal, 0.85)  # nearer the end a busy machine kills what has finished
         transfer = two.begin()
         two.wait_for_bytes(transfer, goal * two.size)
         two.second.kill()
