@@ -27,6 +27,7 @@ from .catalogue.restore import restore_room
 from .catalogue.rows import RoomRow, Standing
 from .control_types import (
     AdapterRow,
+    BlockListInfo,
     OllamaInfo,
     PeerInfo,
     PublisherInfo,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 
     from .catalogue.entry import SignedEntry
     from .catalogue.journal import Journal
+    from .catalogue.rows import FollowedListRow
     from .control_types import (
         BundleInfo,
         DoctorLine,
@@ -233,7 +235,8 @@ class SidecarControl:
         key = await to_thread.run_sync(derive_room_key, code)
         epoch = secrets.token_bytes(EPOCH_BYTES)
         row = RoomRow(key.room_id, old.label, old.kind, key.secret, epoch, 0, now, old.policy.value)
-        blocked = [each.key for each in parts.keyring.rows() if each.standing is Standing.BLOCKED]
+        offering = {entry.publisher for entry in parts.catalogue.entries(old.key.room_id)}
+        blocked = [each for each in offering if parts.keyring.standing(each) is Standing.BLOCKED]
         parts.network.leave(old.key.room_id)
         parts.catalogue.close_room(old.key.room_id)
 
@@ -600,6 +603,28 @@ class SidecarControl:
 
         await self._parts.journal.run(work)
 
+    async def block_lists(self) -> tuple[BlockListInfo, ...]:
+        """See `Control`."""
+        return tuple(_list_info(row) for row in self._parts.keyring.lists())
+
+    async def publish_blocks(self, room: str) -> BlockListInfo:
+        """See `Control`."""
+        parts, joined = self._parts, self._room(room)
+        blocked = [row.key for row in parts.keyring.rows() if row.standing is Standing.BLOCKED]
+        signed = await parts.publisher.publish_blocks(blocked, joined)
+        keys = tuple(key.hex() for key in signed.block_list.blocked)
+        return BlockListInfo(signed.publisher.hex(), signed.version, keys)
+
+    async def follow_blocks(self, key: str, *, on: bool) -> BlockListInfo:
+        """See `Control`."""
+        parts, publisher = self._parts, self._publisher_key(key)
+        if not on:
+            await parts.journal.run(lambda _: parts.keyring.unfollow(publisher))
+            return BlockListInfo(publisher.hex(), 0, ())
+        await parts.journal.run(lambda _: parts.keyring.follow(publisher))
+        await parts.alarms.look_at_list(publisher)
+        return next(_list_info(row) for row in parts.keyring.lists() if row.key == publisher)
+
     def _publisher_key(self, text: str) -> bytes:
         """The key of a publisher or peer. Raises NotFound."""
         known = {entry.publisher for entry in self._entries(None)} | set(self._parts.network.connections)
@@ -616,3 +641,7 @@ class SidecarControl:
         await parts.journal.run(work)
         parts.sync.wake()
         return PublisherInfo(key.hex(), " ".join(read_aloud(key)), SHOWN_TRUST[standing], parts.keyring.label(key))
+
+
+def _list_info(row: FollowedListRow) -> BlockListInfo:
+    return BlockListInfo(row.key.hex(), row.version, tuple(sorted(key.hex() for key in row.blocked)))

@@ -177,6 +177,17 @@ class PublisherInfo(Result):
 
 
 @dataclass(frozen=True, slots=True)
+class BlockListInfo(Result):
+    """A block list, ours as it was published or one that we follow."""
+
+    publisher: str
+    version: int
+    """0 while nothing of it was seen."""
+    blocked: tuple[str, ...]
+    """Keys it names."""
+
+
+@dataclass(frozen=True, slots=True)
 class OllamaInfo(Result):
     """The Ollama we work for."""
 
@@ -562,6 +573,18 @@ class Control(Protocol):
 
     async def block(self, key: str) -> PublisherInfo:
         """Block a publisher: entries hidden, nothing fetched from or sent to it. Raises NotFound."""
+        ...
+
+    async def block_lists(self) -> tuple[BlockListInfo, ...]:
+        """The block lists that are followed."""
+        ...
+
+    async def publish_blocks(self, room: str) -> BlockListInfo:
+        """Sign the keys we block and publish them in a room, for whoever follows us. Raises NotFound."""
+        ...
+
+    async def follow_blocks(self, key: str, *, on: bool) -> BlockListInfo:
+        """Block whom a publisher blocks, now and in future; or end that. Own decisions are stronger. Raises NotFound."""
         ...
 
     async def verify(self, path: str) -> VerifyReport:

@@ -195,6 +195,17 @@ class InstallFailed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class BlockListChanged(Event):
+    """A member published a block list, or a newer one. It counts only for those who follow it."""
+
+    name: ClassVar[str] = "blocks:changed"
+    room: str
+    publisher: str
+    version: int
+    keys: int
+
+
+@dataclass(frozen=True, slots=True)
 class TrustAlarm(Event):
     """A room offers a name that the user knows under another key, or one that looks like it."""
 

@@ -24,6 +24,7 @@ from ollama_bridge.names import ModelName
 from ollama_bridge.nofollow import open_regular
 
 from .bridge_errors import bridge_errors
+from .catalogue.block_list import BLOCK_LIST_NAME, SignedBlockList, build_block_list, sign_block_list
 from .catalogue.entry import (
     ADAPTER_MEDIA_TYPE,
     AdapterFacts,
@@ -46,7 +47,7 @@ from .transfer.chunks import ChunkTable
 from .trust.policy import ShareFacts, may_share
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from ollama_bridge.client import OllamaClient
     from ollama_bridge.store import Store
@@ -181,9 +182,24 @@ class Publisher:
         found = set()
         for room_id in self._catalogue.rooms():
             stands = self._catalogue.find(room_id, self._identity.key_pair.public_key, name)
-            if isinstance(stands, SignedWithdrawal) or (stands is not None and self._is_offered(stands, model)):
+            is_offered = isinstance(stands, SignedEntry) and self._is_offered(stands, model)
+            if isinstance(stands, SignedWithdrawal) or is_offered:
                 found.add(room_id)
         return frozenset(found)
+
+    # --- block list --------------------------------------------------------------------------------------------------
+
+    async def publish_blocks(self, blocked: Iterable[bytes], room: JoinedRoom) -> SignedBlockList:
+        """Sign the keys that we block, and tell a room and those that have an earlier list of ours."""
+        own = self._identity.key_pair.public_key
+        async with self._turn:
+            version = self._next_version(BLOCK_LIST_NAME)
+            raw = build_block_list(blocked, version, time_text(self._wall_clock()))
+            statement = sign_block_list(raw, self._identity.key_pair)
+            told = {each for each in self._catalogue.rooms() if self._catalogue.find(each, own, BLOCK_LIST_NAME)}
+            for room_id in sorted(told | {room.key.room_id}):
+                await self._network.publish(room_id, statement, held=False)
+        return statement
 
     # --- unshare -------------------------------------------------------------------------------------------------------
 

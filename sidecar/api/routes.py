@@ -10,6 +10,7 @@ from sidecar.api import schemas
 from sidecar.api.streams import EventStream, follow_events, follow_transfer
 from sidecar.control_types import (
     AdapterRow,
+    BlockListInfo,
     BundleInfo,
     Control,
     DoctorLine,
@@ -156,6 +157,18 @@ def _add_trust(router: APIRouter, control: Control) -> None:
     @router.post("/publishers/block", summary="Block a publisher")
     async def block(body: schemas.Key) -> PublisherInfo:
         return await control.block(body.key)
+
+    @router.get("/blocklists", summary="Block lists that are followed")
+    async def block_lists() -> tuple[BlockListInfo, ...]:
+        return await control.block_lists()
+
+    @router.post("/blocklists/publish", summary="Publish whom we block in a room")
+    async def publish_blocks(body: schemas.InRoom) -> BlockListInfo:
+        return await control.publish_blocks(body.room)
+
+    @router.post("/blocklists/follow", summary="Block whom a publisher blocks, or end that")
+    async def follow_blocks(body: schemas.FollowBlocks) -> BlockListInfo:
+        return await control.follow_blocks(body.key, on=body.on)
 
 
 def _add_transfers(router: APIRouter, control: Control, closing: anyio.Event) -> None:

@@ -112,6 +112,14 @@ class Trust(Key):
     replace_label: bool = Field(False, description="Take the name from the key it is pinned to.")
 
 
+class FollowBlocks(Key):
+    on: bool = True
+
+
+class InRoom(Body):
+    room: str = Field(max_length=MAX_NAME, description="Label or id.")
+
+
 class SetPolicy(Body):
     room: str = Field(max_length=MAX_NAME)
     policy: Policy

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from sidecar.errors import NotFound
 
 from .entry import SignedEntry
+from .envelope import StatementKind
 from .limits import MAX_ENTRIES_PER_PUBLISHER, MAX_ENTRIES_PER_ROOM, MAX_REMEMBERED_ADAPTERS
 from .refs import RefIndex
 from .room_catalogue import Changes, Record, RoomCatalogue
@@ -127,7 +128,7 @@ class Catalogue:
         if refusal is not None:
             return refusal
         self._highest[key] = HighWater(statement.version, statement.id)
-        if isinstance(statement, SignedEntry):
+        if statement.kind is not StatementKind.WITHDRAWAL:
             return Outcome(Status.ADDED, statement, (self._place(room_id, statement, held),))
         rooms = {room_id} | {room.room_id for room in self._rooms.values() if room.find(key) is not None}
         placements = tuple(self._place(each, statement, False) for each in sorted(rooms))

@@ -18,11 +18,13 @@ class StatementKind(IntEnum):
 
     ENTRY = 0
     WITHDRAWAL = 1
+    BLOCK_LIST = 2
 
 
 DOMAINS = {
     StatementKind.ENTRY: b"ollaswarm entry v1\n",
     StatementKind.WITHDRAWAL: b"ollaswarm withdrawal v1\n",
+    StatementKind.BLOCK_LIST: b"ollaswarm block list v1\n",
 }
 """Signed in front of the bytes, so that no signature means something else elsewhere (T16)."""
 

@@ -15,8 +15,9 @@ from sidecar.errors import RoomError
 
 from .catalogue import Outcome, adapter_key
 from .database import open_database, transaction
-from .envelope import StatementKind
+from .envelope import KEY_BYTES, StatementKind
 from .rows import (
+    FollowedListRow,
     HeldRow,
     InstallRow,
     OrchMindRoomRow,
@@ -318,6 +319,25 @@ class Journal:
                 "INSERT OR REPLACE INTO publishers VALUES (?, ?, ?, ?)",
                 (row.key, row.first_seen, row.standing.value, row.label),
             )
+
+    def followed_lists(self) -> list[FollowedListRow]:
+        """The block lists the user subscribed to."""
+        rows = self._db.execute("SELECT key, version, blocked FROM block_lists ORDER BY key")
+        return [
+            FollowedListRow(key, version, frozenset(keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES)))
+            for key, version, keys in rows
+        ]
+
+    def save_followed_list(self, row: FollowedListRow) -> None:
+        """Subscribe to a list, or note what it says now."""
+        with transaction(self._db):
+            values = (row.key, row.version, b"".join(sorted(row.blocked)))
+            self._db.execute("INSERT OR REPLACE INTO block_lists VALUES (?, ?, ?)", values)
+
+    def remove_followed_list(self, key: bytes) -> None:
+        """Unsubscribe."""
+        with transaction(self._db):
+            self._db.execute("DELETE FROM block_lists WHERE key = ?", (key,))
 
     def pins(self) -> list[PinRow]:
         """Which publisher each pinned name belongs to."""

@@ -199,6 +199,16 @@ class Standing(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class FollowedListRow:
+    """A block list the user subscribed to, as it was last seen."""
+
+    key: bytes
+    """Of its publisher."""
+    version: int = 0
+    blocked: frozenset[bytes] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class PublisherRow:
     """A publisher's key and what we know of it."""
 

@@ -79,7 +79,11 @@ CREATE TABLE pins (
 ALTER TABLE rooms ADD COLUMN policy TEXT NOT NULL DEFAULT 'warn';
 """
 
-SCRIPTS = (_FIRST, _SYNC, _ORCH_MIND, _TRUST)
+_BLOCK_LISTS = """
+CREATE TABLE block_lists (key BLOB PRIMARY KEY, version INTEGER NOT NULL, blocked BLOB NOT NULL) WITHOUT ROWID;
+"""
+
+SCRIPTS = (_FIRST, _SYNC, _ORCH_MIND, _TRUST, _BLOCK_LISTS)
 
 
 def migrate(connection: sqlite3.Connection) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from .block_list import SignedBlockList, parse_block_list
 from .entry import SignedEntry, parse_entry, read_name
 from .envelope import SHORT_ID_BYTES, StatementKind, sign_raw, statement_id
 from .fields import MAX_INTEGER, load_object, render
@@ -55,7 +56,7 @@ class SignedWithdrawal:
         return self.id[:SHORT_ID_BYTES]
 
 
-Statement = SignedEntry | SignedWithdrawal
+Statement = SignedEntry | SignedWithdrawal | SignedBlockList
 
 
 def parse_withdrawal(raw: bytes) -> Withdrawal:
@@ -82,4 +83,6 @@ def parse_statement(kind: StatementKind, raw: bytes, publisher: bytes, signature
     """A statement whose signature was checked already: by `trust.signatures`, or before it went into our journal."""
     if kind is StatementKind.ENTRY:
         return SignedEntry(raw, publisher, signature, parse_entry(raw))
+    if kind is StatementKind.BLOCK_LIST:
+        return SignedBlockList(raw, publisher, signature, parse_block_list(raw))
     return SignedWithdrawal(raw, publisher, signature, parse_withdrawal(raw))

@@ -4,8 +4,10 @@ from typing import Annotated
 
 import typer
 
-from sidecar.cli.session import DataDir, Json, daemon_session
+from sidecar.cli.cmd_adapters import only_room
+from sidecar.cli.session import PLAIN, DataDir, Json, daemon_session
 
+blocklist = typer.Typer(help="Block lists: publish yours, follow those of others.", no_args_is_help=True, **PLAIN)
 Key = Annotated[str, typer.Argument(help="Publisher's key: 64 hex characters, or the unique beginning of a known one.")]
 
 
@@ -31,3 +33,45 @@ def block(key: Key, json: Json = False, data_dir: DataDir = None) -> None:
     with daemon_session(json, data_dir) as (client, output):
         publisher = client.post("/publishers/block", {"key": key})
         output.done(f"{publisher['key'][:12]} ({publisher['words']}) is blocked.", publisher)
+
+
+@blocklist.command("list")
+def list_followed(json: Json = False, data_dir: DataDir = None) -> None:
+    """List the block lists that are followed."""
+    with daemon_session(json, data_dir) as (client, output):
+        lists = client.get("/blocklists")
+        columns = {
+            "PUBLISHER": [each["publisher"][:12] for each in lists],
+            "VERSION": [str(each["version"]) for each in lists],
+            "BLOCKS": [str(len(each["blocked"])) for each in lists],
+        }
+        output.rows(lists, columns, "No block list is followed. `ollaswarm blocklist follow KEY`.")
+
+
+@blocklist.command()
+def publish(
+    room: Annotated[str | None, typer.Option("--room", help="Room; needed when in more than one.")] = None,
+    json: Json = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Publish the keys you block in a room, signed. Run it again after you blocked somebody else."""
+    with daemon_session(json, data_dir) as (client, output):
+        done = client.post("/blocklists/publish", {"room": room or only_room(client)})
+        output.done(f"Published version {done['version']} of your block list: {len(done['blocked'])} keys.", done)
+
+
+@blocklist.command()
+def follow(key: Key, json: Json = False, data_dir: DataDir = None) -> None:
+    """Block whom this publisher blocks, now and in future. Publishers that you trust stay trusted."""
+    with daemon_session(json, data_dir) as (client, output):
+        done = client.post("/blocklists/follow", {"key": key, "on": True})
+        said = f"{len(done['blocked'])} keys" if done["version"] else "nothing of it was seen yet"
+        output.done(f"Following the block list of {done['publisher'][:12]}: {said}.", done)
+
+
+@blocklist.command()
+def unfollow(key: Key, json: Json = False, data_dir: DataDir = None) -> None:
+    """No longer follow a block list. Whom you blocked yourself stays blocked."""
+    with daemon_session(json, data_dir) as (client, output):
+        done = client.post("/blocklists/follow", {"key": key, "on": False})
+        output.done(f"The block list of {done['publisher'][:12]} is not followed any more.", done)

@@ -32,6 +32,7 @@ VERBS = {
     "sync": "sidecar.cli.cmd_sync:app",
     "trust": "sidecar.cli.cmd_trust:trust",
     "block": "sidecar.cli.cmd_trust:block",
+    "blocklist": "sidecar.cli.cmd_trust:blocklist",
     "events": "sidecar.cli.cmd_watch:events",
     "verify": "sidecar.cli.cmd_adapters:verify",
     "export": "sidecar.cli.cmd_bundle:export",

@@ -190,7 +190,13 @@ async def assemble(settings: Settings) -> AsyncIterator[Parts]:
             orch_mind=OrchMindVerbs(orch_mind, adopter, transfers, journal_thread, bus.emit),
             sync=sync,
             alarms=Alarms(
-                bus=bus, catalogue=catalogue, journal=journal_thread, keyring=keyring, pins=pins, own_key=own_key
+                bus=bus,
+                catalogue=catalogue,
+                journal=journal_thread,
+                keyring=keyring,
+                pins=pins,
+                own_key=own_key,
+                blocked=network.part_with,
             ),
         )
 

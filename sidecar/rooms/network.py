@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Protocol
 import anyio
 
 from ollama_bridge.digests import Digest
+from sidecar.catalogue.block_list import SignedBlockList
 from sidecar.catalogue.entry import SignedEntry
 from sidecar.catalogue.limits import MAX_ENTRIES_PER_ROOM
 from sidecar.catalogue.rows import Standing
 from sidecar.events import (
     AdaptersAvailable,
+    BlockListChanged,
     EntryAdded,
     EntryWithdrawn,
     PeerConnected,
@@ -205,6 +207,13 @@ class RoomNetwork:
         async with anyio.create_task_group() as tasks:
             for connection in connections:
                 tasks.start_soon(connection.close, "we are shutting down")
+
+    async def part_with(self, keys: Iterable[bytes]) -> None:
+        """Close the connections with those of some peers that are blocked now."""
+        for key in keys:
+            connection = self.connections.get(key)
+            if connection is not None and self._keyring.standing(key) is Standing.BLOCKED:
+                await connection.close("the peer is blocked")
 
     @property
     def sent_bytes(self) -> int:
@@ -503,6 +512,8 @@ class RoomNetwork:
         if isinstance(statement, SignedEntry):
             blob, version = statement.entry.blob, statement.version
             self._emit(EntryAdded(room, statement.ref, statement.name, version, publisher, blob.digest, blob.size))
+        elif isinstance(statement, SignedBlockList):
+            self._emit(BlockListChanged(room, publisher, statement.version, len(statement.block_list.blocked)))
         else:
             self._emit(EntryWithdrawn(room, statement.name, statement.version, publisher))
 

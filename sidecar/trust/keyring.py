@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from sidecar.catalogue.rows import PublisherRow, Standing
+from sidecar.catalogue.rows import FollowedListRow, PublisherRow, Standing
 from sidecar.errors import NotFound, NotTrusted
 
 if TYPE_CHECKING:
@@ -22,6 +22,12 @@ class PublisherStore(Protocol):
 
     def save_publisher(self, row: PublisherRow) -> None: ...
 
+    def followed_lists(self) -> list[FollowedListRow]: ...
+
+    def save_followed_list(self, row: FollowedListRow) -> None: ...
+
+    def remove_followed_list(self, key: bytes) -> None: ...
+
 
 class Keyring:
     """What we know of publishers. Changes are saved before they count, so a crash never forgets a block."""
@@ -29,6 +35,7 @@ class Keyring:
     def __init__(self, store: PublisherStore) -> None:
         self._store = store
         self._rows = {row.key: row for row in store.publishers()}
+        self._lists = {row.key: row for row in store.followed_lists()}
 
     def see(self, key: bytes, now: float) -> PublisherRow:
         """The row of a publisher, made at first sight (trust on first use: seen is not trusted)."""
@@ -36,9 +43,40 @@ class Keyring:
         return row if row is not None else self._save(PublisherRow(key, first_seen=now))
 
     def standing(self, key: bytes) -> Standing:
-        """What the user decided about a key; UNKNOWN without a decision."""
+        """What the user decided about a key, else what the block lists say that the user follows."""
         row = self._rows.get(key)
-        return Standing.UNKNOWN if row is None else row.standing
+        if row is not None and row.standing is not Standing.UNKNOWN:
+            return row.standing
+        is_listed = any(key in each.blocked for each in self._lists.values())
+        return Standing.BLOCKED if is_listed else Standing.UNKNOWN
+
+    def lists(self) -> tuple[FollowedListRow, ...]:
+        """The block lists the user follows."""
+        return tuple(self._lists.values())
+
+    def follow(self, key: bytes) -> FollowedListRow:
+        """Subscribe to a publisher's block list; it says nothing until it is taken in."""
+        return self._lists.get(key) or self._save_list(FollowedListRow(key))
+
+    def unfollow(self, key: bytes) -> None:
+        """Unsubscribe. Raises NotFound."""
+        if key not in self._lists:
+            raise NotFound(f"The block list of {key.hex()[:12]} is not followed.")
+        self._store.remove_followed_list(key)
+        del self._lists[key]
+
+    def take_list(self, key: bytes, version: int, blocked: Iterable[bytes]) -> bool:
+        """What a followed list says now; False for one that is not followed or no newer (T15)."""
+        row = self._lists.get(key)
+        if row is None or row.version >= version:
+            return False
+        self._save_list(FollowedListRow(key, version, frozenset(blocked) - {key}))
+        return True
+
+    def _save_list(self, row: FollowedListRow) -> FollowedListRow:
+        self._store.save_followed_list(row)
+        self._lists[row.key] = row
+        return row
 
     def label(self, key: bytes) -> str | None:
         """The name pinned to a key."""

@@ -41,9 +41,8 @@ def verify_withdrawal(raw: bytes, publisher: bytes, signature: bytes) -> SignedW
 
 def verify_statement(kind: StatementKind, raw: bytes, publisher: bytes, signature: bytes) -> Statement:
     """Check and read what came under that kind; as `verify_entry`."""
-    if kind is StatementKind.ENTRY:
-        return verify_entry(raw, publisher, signature)
-    return verify_withdrawal(raw, publisher, signature)
+    _check(kind, raw, publisher, signature)
+    return parse_statement(kind, raw, publisher, signature)
 
 
 def _check(kind: StatementKind, raw: bytes, publisher: bytes, signature: bytes) -> None:

@@ -10,9 +10,9 @@ import pytest
 from hyperdht.protomux import ChannelClosed, Mux
 from sidecar.control_types import RuleOptions
 from sidecar.errors import NotTrusted, RoomError
-from sidecar.events import InstallWithdrawn, TrustAlarm
+from sidecar.events import BlockListChanged, InstallWithdrawn, TrustAlarm
 from sidecar.rooms.messages import PROTOCOL
-from tests.journeys.inside import IN_PROCESS, running, team
+from tests.journeys.inside import IN_PROCESS, running, team, until
 from tests.journeys.liar import dial
 from tests.journeys.ollama import listed, make_adapter
 from tests.journeys.test_liars import room_key
@@ -168,6 +168,41 @@ async def test_rotated_room_survives_a_restart(tmp_path: Path, files: Path) -> N
             await first.control.join_room("local", label=None, consent=True)
             with pytest.raises(RoomError):
                 await first.control.rotate_room("local")
+
+
+async def test_t28_followed_block_list_blocks_for_its_followers_only(tmp_path: Path, files: Path) -> None:
+    async with team(tmp_path, files) as people:
+        warden = await people.join("warden")
+        bad = await people.join("bad")
+        ollama = await people.ollama("second")
+        other = await people.join("other")
+        row = await people.publish(bad)
+        async with running(tmp_path / "second", ollama, warden.address, bad.address) as second:
+            await people.enter(second)
+            await second.row(row.name, sources=1)
+            followed = await second.control.follow_blocks(warden.key.hex(), on=True)
+            assert (followed.version, followed.blocked) == (0, ())
+            await warden.control.block(bad.key.hex())
+            await warden.control.publish_blocks("team")
+            await second.happened(BlockListChanged)
+
+            async def hidden() -> bool:
+                return await second.control.adapters() == ()
+
+            await until(hidden)
+            await until(lambda: bad.key not in second.parts.network.connections)
+            refused = await second.get(row.ref)
+            assert refused.error is not None
+            assert refused.error.code == "not-trusted"
+            assert [each.name for each in await other.control.adapters()] == [row.name], "nobody else is touched"
+        async with running(tmp_path / "second", ollama) as second:
+            assert await second.control.adapters() == ()
+            assert [each.blocked for each in await second.control.block_lists()] == [(bad.key.hex(),)]
+            await second.control.follow_blocks(warden.key.hex(), on=False)
+            assert [each.name for each in await second.control.adapters()] == [row.name]
+            # One that was published before is there when somebody begins to follow it.
+            again = await second.control.follow_blocks(warden.key.hex(), on=True)
+            assert again.blocked == (bad.key.hex(),)
 
 
 def handshake(stream: SecretStream) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ import anyio
 
 from sidecar.control_types import (
     AdapterRow,
+    BlockListInfo,
     BundleInfo,
     Control,
     DoctorLine,
@@ -301,6 +302,17 @@ class FakeControl:
     async def block(self, key: str) -> PublisherInfo:
         self.calls.append(("block", key))
         return PublisherInfo(KEY, WORDS, "blocked")
+
+    async def block_lists(self) -> tuple[BlockListInfo, ...]:
+        return (BlockListInfo(KEY, 3, ("cd" * 32,)),)
+
+    async def publish_blocks(self, room: str) -> BlockListInfo:
+        self.calls.append(("publish_blocks", room))
+        return BlockListInfo(KEY, 4, ("cd" * 32,))
+
+    async def follow_blocks(self, key: str, *, on: bool) -> BlockListInfo:
+        self.calls.append(("follow_blocks", key, on))
+        return BlockListInfo(KEY, 3 if on else 0, ("cd" * 32,) if on else ())
 
     async def verify(self, path: str) -> VerifyReport:
         self.calls.append(("verify", path))

@@ -27,7 +27,18 @@ def test_every_setting_command_route_and_event_is_on_the_page() -> None:
 
 def test_every_verb_of_the_design_is_a_command() -> None:
     design = {"up", "demo", "status", "doctor", "room", "adapters", "share", "unshare", "get", "uninstall", "transfers"}
-    assert design | {"peers", "trust", "block", "sync", "export", "import", "events", "verify", "service"} == set(VERBS)
+    assert design | {
+        "peers",
+        "trust",
+        "block",
+        "sync",
+        "export",
+        "import",
+        "blocklist",
+        "events",
+        "verify",
+        "service",
+    } == set(VERBS)
 
 
 def test_every_route_and_command_explains_itself() -> None:

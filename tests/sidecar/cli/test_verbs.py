@@ -374,3 +374,15 @@ def test_rotate_asks_first_and_shows_the_new_code(run: Run, control: FakeControl
 def test_trust_with_a_name(run: Run, control: FakeControl) -> None:
     assert run("trust", KEY, "--as", "alice", "--replace").exit_code == 0
     assert control.calls == [("trust", KEY, "alice", True)]
+
+
+def test_block_lists(run: Run, control: FakeControl) -> None:
+    assert KEY[:12] in run("blocklist", "list").stdout
+    assert "version 4" in run("blocklist", "publish", "--room", "team").stdout
+    assert "1 keys" in run("blocklist", "follow", KEY).stdout
+    assert run("blocklist", "unfollow", KEY).exit_code == 0
+    assert control.calls == [
+        ("publish_blocks", "team"),
+        ("follow_blocks", KEY, True),
+        ("follow_blocks", KEY, False),
+    ]

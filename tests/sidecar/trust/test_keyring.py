@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sidecar.catalogue.journal import Journal
-from sidecar.catalogue.rows import PublisherRow, Standing
+from sidecar.catalogue.rows import FollowedListRow, PublisherRow, Standing
 from sidecar.errors import NotFound, NotTrusted
 from sidecar.trust.keyring import Keyring
 from tests.sidecar.catalogue.made import ALICE, BOB, NOW
@@ -21,6 +21,7 @@ class Memory:
 
     def __init__(self) -> None:
         self.rows: dict[bytes, PublisherRow] = {}
+        self.lists: dict[bytes, FollowedListRow] = {}
         self.broken = False
 
     def publishers(self) -> list[PublisherRow]:
@@ -30,6 +31,15 @@ class Memory:
         if self.broken:
             raise OSError("disk full")
         self.rows[row.key] = row
+
+    def followed_lists(self) -> list[FollowedListRow]:
+        return list(self.lists.values())
+
+    def save_followed_list(self, row: FollowedListRow) -> None:
+        self.lists[row.key] = row
+
+    def remove_followed_list(self, key: bytes) -> None:
+        del self.lists[key]
 
 
 def test_seen_is_not_trusted() -> None:
@@ -106,3 +116,24 @@ def test_find_by_key_prefix_and_name() -> None:
     twin = A[:6] + bytes(26)
     with pytest.raises(NotFound, match="more than one"):
         keyring.find(A.hex()[:12], others=[twin])
+
+
+def test_followed_list_blocks_until_it_is_left_and_own_decisions_are_stronger(tmp_path: Path) -> None:
+    journal = Journal.open(tmp_path, now=lambda: NOW)
+    keyring = Keyring(journal)
+    assert not keyring.take_list(A, 1, [B]), "nobody follows it"
+    keyring.follow(A)
+    assert keyring.take_list(A, 2, [A, B])
+    assert keyring.standing(B) is Standing.BLOCKED
+    assert keyring.standing(A) is Standing.UNKNOWN, "a list cannot name its own publisher"
+    assert not keyring.take_list(A, 1, []), "older ones do not count (T15)"
+    again = Keyring(journal)
+    assert again.standing(B) is Standing.BLOCKED
+    again.trust(B, 1.0)
+    assert again.standing(B) is Standing.TRUSTED
+    again.forget_decision(B, 2.0)
+    again.unfollow(A)
+    assert again.standing(B) is Standing.UNKNOWN
+    with pytest.raises(NotFound):
+        again.unfollow(A)
+    assert Keyring(journal).lists() == ()

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperdht.crypto import KeyPair, sign
+from sidecar.catalogue.block_list import build_block_list, sign_block_list
 from sidecar.catalogue.envelope import DOMAINS, StatementKind
+from sidecar.catalogue.fields import render
 from sidecar.catalogue.limits import MAX_RAW_BYTES
 from sidecar.errors import EntryInvalid, SignatureInvalid
 from sidecar.trust.signatures import verify_entry, verify_statement, verify_withdrawal
@@ -112,3 +114,18 @@ def test_any_bytes_are_refused_as_invalid(raw: bytes, publisher: bytes, signatur
     for check in (verify_entry, verify_withdrawal):
         with pytest.raises(SignatureInvalid):
             check(raw, publisher, signature)
+
+
+def test_t16_block_list_is_nothing_else_and_sorted() -> None:
+    raw = build_block_list([BOB.public_key, ALICE.public_key], 1, "2026-11-24T12:00:00Z")
+    signed = sign_block_list(raw, ALICE)
+    parts = (signed.raw, signed.publisher, signed.signature)
+    assert verify_statement(StatementKind.BLOCK_LIST, *parts) == signed
+    assert signed.block_list.blocked == tuple(sorted([ALICE.public_key, BOB.public_key]))
+    for kind in (StatementKind.ENTRY, StatementKind.WITHDRAWAL):
+        with pytest.raises(SignatureInvalid):
+            verify_statement(kind, *parts)
+    for keys in (["ab"], ["AB" * 32], ["ab" * 32] * 2, ["cd" * 32, "ab" * 32], [1], [f"{n:064x}" for n in range(901)]):
+        bad = render({"v": 1, "blocks": keys, "version": 1, "created": "2026-11-24T12:00:00Z"})
+        with pytest.raises(EntryInvalid):
+            sign_block_list(bad, ALICE)
