@@ -10,8 +10,9 @@ from ..buffers import BytesLike
 
 # libudx puts no limit on how far ahead a number may be, so one forged packet per number would fill our memory.
 MAX_AHEAD_PACKETS = 65_536
-# How much is held beyond a gap. libudx fills the window anew with what was SACKed, so a packet lost twice leaves two there.
-HELD_WINDOWS = 2
+# How much is held beyond a gap. libudx fills the window anew with what was SACKed, so a packet lost twice leaves three there:
+# two round trips of data when its loss is repaired, three when the repair is.
+HELD_WINDOWS = 3
 # What a held packet costs besides its payload: without it a flood of one-byte packets beyond a gap would be free.
 HELD_OVERHEAD_BYTES = 64
 

@@ -275,8 +275,9 @@ class Sender:
         self._rto_at = now + 2 * self.rtt.rto
 
     def _arm_tail_probe(self, now: float) -> None:
+        """libudx probes only while nothing is missing. But a repair that is lost too leaves nobody to tell, if nothing can follow it."""
         self._tail_probe_at = None
-        if self.state is not RecoveryState.OPEN or self.sent.sacked or not self.sent.outstanding:
+        if self.state is RecoveryState.LOSS or not self.sent.outstanding:
             return
         at = now + self.rtt.probe_delay(self.sent.in_flight)
         if self._tail_probe_allowed and self._rto_at is not None and at < self._rto_at:
@@ -338,7 +339,7 @@ class Sender:
         self._tail_probe_due = False
         if not self.sent.outstanding:
             return
-        if self._something_new:
+        if self._something_new and self.state is RecoveryState.OPEN:
             self._send_piece(batches, 1, envelope, now, may_probe=False)
         else:
             last = self.sent.last_packet()
