@@ -359,6 +359,22 @@ def test_destroy_resets_the_other_side_at_once() -> None:
     assert [len(endpoint) for endpoint in network.endpoints.values()] == [0, 0]
 
 
+def test_t18_many_peers_with_a_gap_do_not_fill_the_memory() -> None:
+    network = Network(LEFT, RIGHT)
+    endpoint = network.endpoints[LEFT]
+    streams = [connected(network, LEFT, RIGHT)[0].stream for _ in range(10)]
+    for stream in streams:
+        for batch in range(200):
+            data = b"".join(packet(DATA, stream.local_id, bytes(1000), seq=1 + 50 * batch + n) for n in range(50))
+            endpoint.receive(data, 1020, RIGHT, 0, now=0.0)
+    held = sum(stream.machine._received.held_bytes for stream in streams)
+    assert 60 << 20 < held == endpoint._held.used <= 64 << 20
+    for stream in streams:
+        stream.destroy()
+    network.run()
+    assert endpoint._held.used == 0
+
+
 def test_t17_forged_packets_are_counted() -> None:
     network = Network(LEFT, RIGHT)
     left, _ = connected(network, LEFT, RIGHT)

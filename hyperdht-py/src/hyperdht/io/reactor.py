@@ -2,7 +2,7 @@
 
 The one difference between event loops for UDP, as `readiness.py` is for byte streams. asyncio's selector loops and uvloop
 watch sockets and the clock themselves; on the Proactor loop (Windows) and on trio tasks of a task group do it, which costs
-a quarter more CPU per byte.
+a tenth more CPU per byte.
 """
 
 import asyncio

@@ -25,6 +25,7 @@ from ..errors import LocalProtocolError
 from .bundle import common_stream_id, has_destroy, readdress, split_by_stream
 from .deadlines import Deadlines
 from .events import Event
+from .reassembly import HeldMemory
 from .sender import CLOCK_SLACK
 from .stream import State, UdxStream
 
@@ -36,6 +37,8 @@ RelayHook: TypeAlias = Callable[[int, int], bool]
 # Finished streams answer a lost acknowledgement for 14 s. A peer that opens and ends streams all the time must not pile
 # them up: 1,024 are 70 streams ended per second; of more the oldest are forgotten, as libudx forgets all at once.
 MAX_LINGERING = 1024
+# Beyond gaps a single peer can make us hold 12 MiB, and there may be many peers. Five honest ones at full speed fit.
+MAX_HELD_BYTES = 64 << 20
 
 
 class Transmission(NamedTuple):
@@ -175,6 +178,7 @@ class UdxEndpoint:
         """Called when the owner of a stream did something, so that `datagrams_to_send` is to be called soon."""
         self._randbytes = randbytes
         self._max_lingering = max_lingering
+        self._held = HeldMemory(MAX_HELD_BYTES)
         self._streams: dict[int, EndpointStream] = {}
         self._dirty: dict[EndpointStream, None] = {}
         self._lingering: dict[EndpointStream, None] = {}
@@ -205,7 +209,7 @@ class UdxEndpoint:
             stream_id = self._free_id()
         elif stream_id in self._streams:
             raise LocalProtocolError(f"there is a stream {stream_id} already")
-        self._streams[stream_id] = EndpointStream(self, UdxStream(stream_id), hook)
+        self._streams[stream_id] = EndpointStream(self, UdxStream(stream_id, held=self._held), hook)
         return stream_id
 
     def release(self, stream_id: int) -> None:

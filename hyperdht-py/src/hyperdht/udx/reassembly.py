@@ -17,6 +17,17 @@ HELD_WINDOWS = 3
 HELD_OVERHEAD_BYTES = 64
 
 
+class HeldMemory:
+    """What several streams hold beyond gaps, together."""
+
+    __slots__ = ("limit", "used")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        """Bytes."""
+        self.used = 0
+
+
 class _Range:
     """Packets held without a gap."""
 
@@ -34,11 +45,13 @@ class _Range:
 class Reassembly:
     """Which packets arrived. Those in order are given back at once, those beyond a gap are held up to a limit."""
 
-    def __init__(self, max_held_bytes: int, *, first: int = 0) -> None:
+    def __init__(self, max_held_bytes: int, *, first: int = 0, shared: HeldMemory | None = None) -> None:
+        """`shared` is a limit for several of these, beside that of each."""
         self.expected = first
         """The number of the next packet in order: what is acknowledged."""
         self.held_bytes = 0
         self._max_held_bytes = max_held_bytes
+        self._shared = HeldMemory(max_held_bytes) if shared is None else shared
         self._ranges: list[_Range] = []
         self._end: int | None = None
 
@@ -95,6 +108,12 @@ class Reassembly:
             self.expected = max(self.expected, held.end)
         return ready
 
+    def clear(self) -> None:
+        """Drop what is held: the stream is over."""
+        self._shared.used -= self.held_bytes
+        self.held_bytes = 0
+        self._ranges.clear()
+
     def ranges(self, limit: int) -> list[tuple[int, int]]:
         """The lowest `limit` runs of held packets, as `[start, end)`."""
         return [(held.start, held.end) for held in self._ranges[:limit]]
@@ -102,7 +121,7 @@ class Reassembly:
     def _hold(self, first: int, payloads: Sequence[BytesLike]) -> None:
         cost = sum(map(len, payloads)) + HELD_OVERHEAD_BYTES * len(payloads)
         too_far = first + len(payloads) > self.expected + MAX_AHEAD_PACKETS
-        if too_far or self.held_bytes + cost > self._max_held_bytes:
+        if too_far or self.held_bytes + cost > self._max_held_bytes or self._shared.used + cost > self._shared.limit:
             return
         new = [bytes(payload) for payload in payloads]
         last = first + len(new)
@@ -111,6 +130,7 @@ class Reassembly:
         while high < len(self._ranges) and self._ranges[high].start <= last:
             high += 1
         self.held_bytes += cost
+        self._shared.used += cost
         if high - low == 1 and self._ranges[low].end == first:  # the usual case: the next after what is held
             self._ranges[low].payloads += new
             return
@@ -126,4 +146,6 @@ class Reassembly:
         self._ranges[low:high] = [_Range(start, merged)]
 
     def _forget(self, payloads: Sequence[BytesLike]) -> None:
-        self.held_bytes -= sum(map(len, payloads)) + HELD_OVERHEAD_BYTES * len(payloads)
+        cost = sum(map(len, payloads)) + HELD_OVERHEAD_BYTES * len(payloads)
+        self.held_bytes -= cost
+        self._shared.used -= cost

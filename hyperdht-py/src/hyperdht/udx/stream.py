@@ -56,7 +56,7 @@ from .packet import (
     payloads_of_run,
     seq_delta,
 )
-from .reassembly import HELD_WINDOWS, Reassembly
+from .reassembly import HELD_WINDOWS, HeldMemory, Reassembly
 from .sender import CLOCK_SLACK, Batch, Envelope, Sender
 
 RECEIVE_WINDOW_BYTES = 4 << 20  # what libudx advertises
@@ -93,14 +93,16 @@ class UdxStream:
         heartbeat_interval: float | None = None,
         first_seq: int = 0,
         first_ack: int = 0,
+        held: HeldMemory | None = None,
     ) -> None:
         """
         Args:
             local_id: What the peer writes into its packets. Unique among the streams of a socket.
             max_mtu: Of the route; 1200 turns the search for larger packets off.
-            window_bytes: How much may wait to be read. A peer can make us hold twice as many bytes again beyond a gap.
+            window_bytes: How much may wait to be read. A peer can make us hold three times as many again beyond a gap.
             heartbeat_interval: See `watch_peer`.
             first_seq, first_ack: Numbers to start at; both sides of a stream must agree.
+            held: A limit for what this stream and others hold beyond gaps.
         """
         self.local_id = local_id
         self.state = State.OPEN
@@ -114,7 +116,7 @@ class UdxStream:
         """Packets that made no sense: damaged, forged, or sent by a program with a bug."""
         self._mtu = MtuSearch(max_mtu)
         self._sender = Sender(self._mtu, first=first_seq)
-        self._received = Reassembly(HELD_WINDOWS * window_bytes, first=first_ack)
+        self._received = Reassembly(HELD_WINDOWS * window_bytes, first=first_ack, shared=held)
         self._window_bytes = window_bytes
         self._advertised = window_bytes
         self._unread: list[BytesLike] = []
@@ -513,6 +515,7 @@ class UdxStream:
 
     def _close(self, reason: CloseReason) -> None:
         self.state = State.CLOSED
+        self._received.clear()
         self._heartbeat_at = None
         self.close_reason = reason
         self._events.append(StreamClosed(reason))
