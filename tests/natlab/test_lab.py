@@ -1,4 +1,4 @@
-"""A few cells of the matrix with every `make test`, where the machine can."""
+"""A few cells of the matrix, where the machine can: part of `make soak`; `make nat` is the whole."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 REASON = why_not()
 pytestmark = [
     pytest.mark.interop,
+    pytest.mark.soak,
     pytest.mark.usefixtures("node"),
     pytest.mark.skipif(REASON is not None, reason=f"no NAT lab: {REASON}"),
 ]
