@@ -162,6 +162,25 @@ async def test_a_connection_closed_forcefully_is_reset_also_when_nothing_is_unde
             await accepted.receive()
 
 
+async def test_a_way_whose_socket_is_closed_is_not_tried_again() -> None:
+    options: dict[str, Any] = {"local_connection": False, "reusable_socket": True}
+    async with (
+        nodes(2, firewalled=True) as (left, right),
+        left.listen(share_local_address=False, reusable_socket=True) as server,
+    ):
+        client, accepted = await connected(right, server, **options)
+        await exchange(client, accepted)
+        routes = right._machine.routes
+        route = routes.route(server.public_key)
+        assert route is not None
+        assert route.socket > 1
+        await anyio.aclose_forcefully(client)
+        with anyio.fail_after(5):
+            while routes.route(server.public_key) is not None:  # noqa: ASYNC110 - nothing tells of it
+                await anyio.sleep(0.01)
+        await exchange(*await connected(right, server, **options))
+
+
 async def test_leaving_the_node_resets_its_connections() -> None:
     async with testnet(4) as bootstrap, node(bootstrap) as left, left.listen() as server:
         async with node(bootstrap) as right:

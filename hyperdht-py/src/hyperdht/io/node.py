@@ -119,6 +119,7 @@ class HyperDHT(Queries):
             self._port = self._transport.port(SERVER_SOCKET)
             self._started = self._make_machine()
             self._rpc.on_bootstrapped.append(lambda _: self._bootstrapped.set())
+            self._transport.on_socket_closed = self._started.routes.forget_socket
             self._transport.attach(self._started)
             self._tasks = anyio.create_task_group()
             await self._tasks.__aenter__()

@@ -76,6 +76,8 @@ class UdxTransport:
         self.endpoint = UdxEndpoint(randbytes)
         self.on_datagram: Callable[[bytes, Address, int], object] = lambda data, sender, socket: None
         """Called with every datagram that is for no stream, unless a machine is attached."""
+        self.on_socket_closed: Callable[[int], object] = lambda socket: None
+        """Called with the number of each socket that was closed before the transport was."""
         self._offload = Offload.probe() if offload is None else offload
         self._make_reactor = reactor
         self._machine: DatagramMachine | None = None
@@ -187,6 +189,7 @@ class UdxTransport:
         self._blocked.discard(socket)
         if (sock := self._sockets.pop(socket, None)) is not None:
             sock.close()
+            self.on_socket_closed(socket)
 
     # --- a turn
 
