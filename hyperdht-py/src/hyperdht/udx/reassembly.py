@@ -56,11 +56,6 @@ class Reassembly:
         self._end: int | None = None
 
     @property
-    def has_gap(self) -> bool:
-        """Whether anything is held."""
-        return bool(self._ranges)
-
-    @property
     def ended(self) -> bool:
         """Whether everything up to the end was given back."""
         return self._end is not None and self.expected >= self._end
