@@ -20,6 +20,7 @@ from .rows import (
     FollowedListRow,
     HeldRow,
     InstallRow,
+    MemberRow,
     OrchMindRoomRow,
     OrchMindShareRow,
     PinRow,
@@ -32,6 +33,7 @@ from .rows import (
     SyncedRow,
     SyncState,
     VersionRow,
+    Way,
 )
 
 if TYPE_CHECKING:
@@ -347,6 +349,27 @@ class Journal:
         """Pin a name that nobody has."""
         with transaction(self._db):
             self._db.execute("INSERT INTO pins VALUES (?, ?, ?, ?)", (row.room_id, row.name, row.key, row.pinned_at))
+
+    # Members of rooms on the internet
+
+    def members(self) -> list[MemberRow]:
+        """Who is remembered in which room."""
+        query = "SELECT room_id, key, first_seen, last_seen, way, failures FROM members ORDER BY room_id, key"
+        return [
+            MemberRow(room_id, key, first_seen, last_seen, Way(way), failures)
+            for room_id, key, first_seen, last_seen, way, failures in self._db.execute(query)
+        ]
+
+    def save_members(self, rows: Iterable[MemberRow], forgotten: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        """Add or change members, and forget others (room id and key). Those of a room that was left are not added."""
+        values = [(r.room_id, r.key, r.first_seen, r.last_seen, r.way.value, r.failures, r.room_id) for r in rows]
+        with transaction(self._db):
+            self._db.executemany("DELETE FROM members WHERE room_id = ? AND key = ?", list(forgotten))
+            self._db.executemany(
+                "INSERT OR REPLACE INTO members SELECT ?, ?, ?, ?, ?, ? "
+                "WHERE EXISTS (SELECT 1 FROM rooms WHERE room_id = ?)",
+                values,
+            )
 
     def _record(self, outcome: Outcome, held: bool) -> None:
         if not outcome.changed:

@@ -190,6 +190,31 @@ class OrchMindShareRow:
     """Name of the base in Ollama."""
 
 
+class Way(Enum):
+    """How a peer was reached."""
+
+    LAN = "lan"
+    """TCP in the local network, or an address given by hand."""
+    DIRECT = "direct"
+    """Over the internet, found by its key."""
+    RELAYED = "relayed"
+    """The same, at first through another member that relays."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberRow:
+    """A peer that proved membership of a room on the internet, to be dialled again by its key."""
+
+    room_id: bytes
+    key: bytes
+    first_seen: float
+    last_seen: float
+    """When it was last seen to be connected."""
+    way: Way
+    failures: int = 0
+    """Dials by key that failed since it was last connected."""
+
+
 class Standing(Enum):
     """What the user decided about a publisher."""
 

@@ -83,7 +83,15 @@ _BLOCK_LISTS = """
 CREATE TABLE block_lists (key BLOB PRIMARY KEY, version INTEGER NOT NULL, blocked BLOB NOT NULL) WITHOUT ROWID;
 """
 
-SCRIPTS = (_FIRST, _SYNC, _ORCH_MIND, _TRUST, _BLOCK_LISTS)
+# Members go with their room: a code that was given up must not keep a list of who used it.
+_MEMBERS = """
+CREATE TABLE members (
+    room_id BLOB NOT NULL REFERENCES rooms ON DELETE CASCADE, key BLOB NOT NULL, first_seen REAL NOT NULL,
+    last_seen REAL NOT NULL, way TEXT NOT NULL, failures INTEGER NOT NULL, PRIMARY KEY (room_id, key)
+) WITHOUT ROWID;
+"""
+
+SCRIPTS = (_FIRST, _SYNC, _ORCH_MIND, _TRUST, _BLOCK_LISTS, _MEMBERS)
 
 
 def migrate(connection: sqlite3.Connection) -> bool:

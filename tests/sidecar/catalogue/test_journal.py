@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from sidecar.catalogue.catalogue import Catalogue, Status
 from sidecar.catalogue.journal import FILE_NAME, Journal
 from sidecar.catalogue.restore import restore_catalogue
-from sidecar.catalogue.rows import HeldRow, InstallRow, PublisherRow, RoomRow, ShareRow, Standing
+from sidecar.catalogue.rows import HeldRow, InstallRow, MemberRow, PublisherRow, RoomRow, ShareRow, Standing, Way
 from sidecar.catalogue.schema import SCRIPTS
 from sidecar.errors import ConfigError, RoomError
 from tests.sidecar.catalogue.made import ALICE, BOB, NOW, entry, withdrawal
@@ -139,6 +140,22 @@ def test_shares_installs_blobs_and_publishers(tmp_path: Path) -> None:
     journal.remove_install("sql:v1")
     journal.remove_held(held.digest)
     assert (journal.shares(), journal.installs(), journal.held()) == ([], [], [])
+
+
+def test_members_survive_a_restart_and_go_with_their_room(tmp_path: Path) -> None:
+    journal, _ = with_rooms(tmp_path)
+    kept = MemberRow(ROOM, b"1" * 32, 1.0, 2.0, Way.DIRECT)
+    other = MemberRow(OTHER, b"1" * 32, 1.0, 2.0, Way.LAN, 3)
+    journal.save_members([kept, other, MemberRow(ROOM, b"2" * 32, 1.0, 2.0, Way.RELAYED)])
+    changed = replace(kept, last_seen=9.0)
+    journal.save_members([changed, MemberRow(b"?" * 16, b"1" * 32, 1.0, 2.0, Way.LAN)], [(ROOM, b"2" * 32)])
+    journal.close()
+    journal = opened(tmp_path)
+    assert journal.members() == [other, changed]
+    journal.remove_room(ROOM)
+    assert journal.members() == [other]
+    journal.replace_room(OTHER, RoomRow(b"n" * 16, "new", "private", b"n" * 32, EPOCH, 0, 3.0))
+    assert journal.members() == []
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
