@@ -22,7 +22,9 @@ SHARED = ("same", "same-isolated")
 """Kinds of two hosts behind one router."""
 KINDS = ("open", "blocked", "consistent", "fullcone", "forwarded", "double", "random", *SHARED)
 
-HOST, SECOND_HOST, ROUTER = "192.168.1.2", "192.168.1.3", "192.168.1.1"
+HOST, ROUTER = "192.168.1.2", "192.168.1.1"
+FIRST_HOST = 2
+"""Last number of the address of the first host behind a router; the others follow."""
 INNER, OUTER = "100.64.1.2", "100.64.1.1"
 
 BLOCKED = """
@@ -68,6 +70,8 @@ class Site:
     kind: str
     public: str
     hosts: list[Namespace]
+    router: Namespace
+    """Nearest to the hosts; the host itself where there is no router."""
     backbone: Backbone
     stack: ExitStack
 
@@ -78,21 +82,36 @@ class Site:
         self.backbone.disconnect([self.public])
         self.stack.close()
 
+    def unplug(self, host: int) -> None:
+        """Pull a host's cable out of the router; the host keeps its address and routes."""
+        self.router.ip(f"link set lan{host} down")
 
-def site(kind: str, public: str, backbone: Backbone, *, delay_s: float = 0.0, loss: float = 0.0) -> Site:
-    """Build a line of that kind with a public address."""
+    def plug_in(self, host: int) -> None:
+        """Undo `unplug`."""
+        self.router.ip(f"link set lan{host} up")
+
+
+def site(
+    kind: str, public: str, backbone: Backbone, *, hosts: int | None = None, delay_s: float = 0.0, loss: float = 0.0
+) -> Site:
+    """Build a line of that kind with a public address.
+
+    Args:
+        hosts: How many are behind the router; else two for the `SHARED` kinds and one for the others. Without a router
+            there is one.
+    """
     with ExitStack() as stack:
         edge = stack.enter_context(Namespace())
         backbone.connect(edge, [public], delay_s=delay_s, loss=loss)
-        hosts = [edge]
+        behind, router = [edge], edge
         if kind == "blocked":
             edge.filter(BLOCKED)
         elif kind != "open":
-            hosts = _behind_router(kind, edge, stack)
-        return Site(kind, public, hosts, backbone, stack.pop_all())
+            behind, router = _behind_router(kind, edge, hosts or (2 if kind in SHARED else 1), stack)
+        return Site(kind, public, behind, router, backbone, stack.pop_all())
 
 
-def _behind_router(kind: str, edge: Namespace, stack: ExitStack) -> list[Namespace]:
+def _behind_router(kind: str, edge: Namespace, count: int, stack: ExitStack) -> tuple[list[Namespace], Namespace]:
     _route(edge, RULES[kind])
     router = edge
     if kind == "double":
@@ -103,16 +122,16 @@ def _behind_router(kind: str, edge: Namespace, stack: ExitStack) -> list[Namespa
         _route(router, RULES[kind])
     router.sysctl("bridge.bridge-nf-call-iptables", 0)
     router.ip("link add lan type bridge", "link set lan up", f"address add {ROUTER}/24 dev lan")
-    addresses = [HOST, SECOND_HOST] if kind in SHARED else [HOST]
     hosts = []
-    for number, address in enumerate(addresses):
+    for number in range(count):
         host = stack.enter_context(Namespace())
         router.link(f"lan{number}", host, "eth0")
         isolated = "on" if kind == "same-isolated" else "off"
         router.ip(f"link set lan{number} master lan", f"link set lan{number} type bridge_slave isolated {isolated}")
+        address = f"{ROUTER.rpartition('.')[0]}.{FIRST_HOST + number}"
         host.ip(f"address add {address}/24 dev eth0", f"route add default via {ROUTER}")
         hosts.append(host)
-    return hosts
+    return hosts, router
 
 
 def _route(router: Namespace, rules: str) -> None:

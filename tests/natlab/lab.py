@@ -81,11 +81,12 @@ class Lab:
     def __exit__(self, *exc_info: object) -> None:
         self._stack.close()
 
-    def site(self, kind: str, *, delay_s: float | None = None, loss: float = 0.0) -> Site:
-        """A line of that kind on an address of its own."""
+    def site(self, kind: str, *, hosts: int | None = None, delay_s: float | None = None, loss: float = 0.0) -> Site:
+        """A line of that kind on an address of its own; see `kinds.site`."""
         number = next(self._sites)
         public = f"11.{1 + number // 62500}.{number // 250 % 250}.{number % 250 + 1}"
-        return site(kind, public, self.backbone, delay_s=self._delay_s if delay_s is None else delay_s, loss=loss)
+        delay_s = self._delay_s if delay_s is None else delay_s
+        return site(kind, public, self.backbone, hosts=hosts, delay_s=delay_s, loss=loss)
 
     def trial(self, pair: tuple[Kind, Kind], server: str, client: str, *, relay: bool) -> Trial:
         """Let a server announce a topic and a client find it.

@@ -118,6 +118,10 @@ class Sidecar:
     args: list[str] = field(default_factory=list)
     mdns: bool = False
     """Only with `listen` on loopback, which keeps the multicast there too."""
+    bootstrap: list[str] = field(default_factory=list)
+    """Nodes of a DHT of the test's own; without any the daemon uses none."""
+    prefix: list[str] = field(default_factory=list)
+    """Put before every command, for instance to run it in a network namespace. It must become the command (exec)."""
     process: Process | None = None
 
     @property
@@ -130,8 +134,9 @@ class Sidecar:
 
     def start(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
-        argv = [COMMAND, "up", "--ollama", self.ollama, "--api", "127.0.0.1:0", "--listen", self.listen]
-        argv += ["--no-dht", *([] if self.mdns else ["--no-mdns"])]
+        argv = [*self.prefix, COMMAND, "up", "--ollama", self.ollama, "--api", "127.0.0.1:0", "--listen", self.listen]
+        argv += ["--bootstrap", ",".join(self.bootstrap)] if self.bootstrap else ["--no-dht"]
+        argv += [] if self.mdns else ["--no-mdns"]
         if self.store is not None:
             argv += ["--store", str(self.store)]
         for peer in self.peers:
@@ -162,7 +167,7 @@ class Sidecar:
     def run(self, *args: str, stdin: str | None = None, timeout_s: float = 120.0) -> Outcome:
         """`ollaswarm ARGS` with this sidecar's data folder."""
         done = subprocess.run(
-            [COMMAND, *args],
+            [*self.prefix, COMMAND, *args],
             input=stdin,
             capture_output=True,
             text=True,
