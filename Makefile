@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 RUN := $(BIN)/python -m
 ARGS ?=
+# Most tests wait for sockets and timers, not for the processor: two at a time take half as long. A file stays with one worker.
+WORKERS := -n logical --maxprocesses 4 --dist loadfile
 UV_LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	--no-annotate --no-emit-package hyperdht-py --no-emit-package ollaswarm --extra convert pyproject.toml
 
@@ -38,7 +40,7 @@ run: setup ## start the daemon in the foreground
 	@$(BIN)/ollaswarm up $(ARGS)
 
 test: setup-dev node ## set up and pass the tests
-	$(RUN) pytest $(ARGS)
+	$(RUN) pytest $(WORKERS) $(ARGS)
 
 check: lint types arch test ## everything a change must pass
 
