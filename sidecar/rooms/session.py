@@ -100,9 +100,14 @@ class RoomSession(CatalogueSession, BlobSession):
         except DecodeError as error:
             self._fail(f"message type {message_type}: {error}")
 
-    def share_peers(self, peers: Iterable[PeerHint]) -> None:
-        """Tell of other members; which ones and which of their addresses is the owner's decision (T19, T21)."""
-        self._send(Peers(tuple(peers)))
+    def share_peers(self, peers: Iterable[PeerHint], *, relay: bytes | None = None, is_random: bool = False) -> None:
+        """Tell of ourselves and of other members, at most 64; which ones is the owner's decision (T21).
+
+        Args:
+            relay: Key under which we relay for members.
+            is_random: Whether our NAT gives each destination another port.
+        """
+        self._send(Peers(relay, is_random, tuple(peers)))
 
     def _handle(self, message: Message, now: float) -> None:
         match message:
@@ -128,8 +133,8 @@ class RoomSession(CatalogueSession, BlobSession):
                 self._handle_cancel(message)
             case Refuse():
                 self._handle_refuse(message)
-            case Peers(peers):
-                self._events.append(events.PeersReceived(peers))
+            case Peers(relay, is_random, peers):
+                self._events.append(events.PeersReceived(relay, is_random, peers))
             case Goodbye(reason):
                 self.closed()
                 self._events.append(events.PeerSaidGoodbye(reason))

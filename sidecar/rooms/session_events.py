@@ -143,8 +143,12 @@ class RequestRefused:
 
 @dataclass(frozen=True, slots=True)
 class PeersReceived:
-    """Other members, as the peer says."""
+    """The peer itself and other members, as it says."""
 
+    relay: bytes | None
+    """Key under which it relays for members."""
+    is_random: bool
+    """Its NAT gives each destination another port."""
     peers: tuple[PeerHint, ...]
 
 

@@ -17,7 +17,6 @@ from .membership import Goodbye, OpenHandshake, PeerHint, Peers
 from .wire import (
     DIGEST_BYTES,
     EPOCH_BYTES,
-    MAX_ADDRESSES,
     MAX_BITMAP_BYTES,
     MAX_BODY_BYTES,
     MAX_CHUNKS_PER_MESSAGE,
@@ -48,7 +47,6 @@ if TYPE_CHECKING:
 __all__ = [
     "DIGEST_BYTES",
     "EPOCH_BYTES",
-    "MAX_ADDRESSES",
     "MAX_BITMAP_BYTES",
     "MAX_BODY_BYTES",
     "MAX_CHUNKS_PER_MESSAGE",

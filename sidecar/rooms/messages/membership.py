@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from hyperdht.encoding import Reader, Writer
-from hyperdht.errors import DecodeError
 from sidecar.catalogue.envelope import KEY_BYTES
 
-from .wire import MAX_ADDRESSES, MAX_PEERS, PROOF_BYTES, VERSION, GoodbyeReason, MessageType, pull_count
+from .wire import MAX_PEERS, PEERS_RANDOM, PEERS_RELAY, PROOF_BYTES, VERSION, GoodbyeReason, MessageType, pull_count
 
 if TYPE_CHECKING:
     from hyperdht.buffers import BytesLike
@@ -42,32 +41,42 @@ class OpenHandshake:
 
 @dataclass(frozen=True, slots=True)
 class PeerHint:
-    """Another member and where it might be reached. A hint: it must prove itself."""
+    """Another member. A hint: it is dialled by its key and must prove itself."""
 
     public_key: bytes
-    addresses: tuple[tuple[str, int], ...]
-    """IP address in text form and port."""
+    is_random: bool = False
+    """Its NAT gives each destination another port."""
 
 
 @dataclass(frozen=True, slots=True)
 class Peers:
-    """Other members."""
+    """What the sender says of itself, and other members."""
 
     TYPE: ClassVar = MessageType.PEERS
+    relay: bytes | None
+    """Key under which the sender relays for members."""
+    is_random: bool
+    """The NAT of the sender gives each destination another port."""
     peers: tuple[PeerHint, ...]
 
     def push(self, writer: Writer) -> None:
+        writer.push_uint8(PEERS_RELAY * (self.relay is not None) | PEERS_RANDOM * self.is_random)
+        if self.relay is not None:
+            writer.push_fixed(self.relay)
         writer.push_uint(len(self.peers))
         for peer in self.peers:
             writer.push_fixed(peer.public_key)
-            writer.push_uint(len(peer.addresses))
-            for host, port in peer.addresses:
-                writer.push_ip(host)
-                writer.push_port(port)
+            writer.push_uint8(PEERS_RANDOM * peer.is_random)
 
     @classmethod
     def pull(cls, reader: Reader) -> Self:
-        return cls(tuple(_pull_peer(reader) for _ in range(pull_count(reader, MAX_PEERS))))
+        flags = reader.pull_uint8()
+        relay = reader.pull_fixed(KEY_BYTES) if flags & PEERS_RELAY else None
+        peers = tuple(
+            PeerHint(reader.pull_fixed(KEY_BYTES), bool(reader.pull_uint8() & PEERS_RANDOM))
+            for _ in range(pull_count(reader, MAX_PEERS))
+        )
+        return cls(relay, bool(flags & PEERS_RANDOM), peers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +93,3 @@ class Goodbye:
     def pull(cls, reader: Reader) -> Self:
         number = reader.pull_uint8()
         return cls(GoodbyeReason(number) if number <= max(GoodbyeReason) else GoodbyeReason.OTHER)
-
-
-def _pull_peer(reader: Reader) -> PeerHint:
-    public_key, count = reader.pull_fixed(KEY_BYTES), pull_count(reader, MAX_ADDRESSES)
-    addresses = tuple((reader.pull_ip(), reader.pull_port()) for _ in range(count))
-    if any(port == 0 for _, port in addresses):
-        raise DecodeError("port 0")
-    return PeerHint(public_key, addresses)

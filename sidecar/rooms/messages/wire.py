@@ -30,11 +30,12 @@ MAX_CHUNKS_PER_MESSAGE = 3
 MAX_MESSAGE_DATA_BYTES = MAX_CHUNKS_PER_MESSAGE * CHUNK_BYTES
 """Three chunks fit a frame. Per message there is work that does not grow with its length, so long ones are cheap."""
 MAX_PEERS = 64
-MAX_ADDRESSES = 8
 
 OFFERS_MORE = 1
 OFFERS_ANSWER = 2
 OFFER_HELD = 1
+PEERS_RELAY = 1
+PEERS_RANDOM = 2
 
 
 class MessageType(IntEnum):

@@ -308,9 +308,13 @@ def test_any_order_of_requests_chunks_cancels_and_refusals_keeps_both_sides_agre
 
 
 def test_members_tell_of_members(pair: Pair) -> None:
-    hints = (m.PeerHint(b"C" * 32, (("192.0.2.1", 4000), ("2001:db8:0:0:0:0:0:1", 4001))), m.PeerHint(b"D" * 32, ()))
-    pair.alice.share_peers(hints)
-    assert pair.deliver(pair.alice) == [events.PeersReceived(hints)]
+    hints = (m.PeerHint(b"C" * 32, is_random=True), m.PeerHint(b"D" * 32))
+    pair.alice.share_peers(hints, relay=b"R" * 32, is_random=True)
+    pair.alice.share_peers(())
+    assert pair.deliver(pair.alice) == [
+        events.PeersReceived(b"R" * 32, True, hints),
+        events.PeersReceived(None, False, ()),
+    ]
 
 
 def test_goodbye_is_the_last_word(pair: Pair) -> None:

@@ -289,7 +289,7 @@ INPUTS: dict[str, m.Message] = {
     "request_chunks": m.RequestChunks(1, DIGEST, 0, 1),
     "cancel": m.Cancel(1),
     "refuse": m.Refuse(m.RefuseSubject.CHUNKS, m.RefuseReason.BUSY, request_id=1),
-    "peers": m.Peers(()),
+    "peers": m.Peers(None, False, ()),
     "goodbye": m.Goodbye(m.GoodbyeReason.OTHER),
 }
 ACCEPTED: dict[str, type | None] = {

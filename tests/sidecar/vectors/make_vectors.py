@@ -195,22 +195,16 @@ def messages() -> list[tuple[str, int, Json, bytes]]:
             "peers",
             12,
             {
+                "relay": "4e" * 32,
+                "is_random": True,
                 "peers": [
-                    {"public_key": PUBLISHER.hex(), "addresses": [["192.0.2.7", 4001], ["2001:db8:0:0:0:0:0:1", 4002]]},
-                    {"public_key": DIGEST.hex(), "addresses": []},
-                ]
+                    {"public_key": PUBLISHER.hex(), "is_random": True},
+                    {"public_key": DIGEST.hex(), "is_random": False},
+                ],
             },
-            uint(2)
-            + PUBLISHER
-            + uint(2)
-            + bytes([4, 192, 0, 2, 7])
-            + struct.pack("<H", 4001)
-            + bytes([6])
-            + bytes.fromhex("20010db8000000000000000000000001")
-            + struct.pack("<H", 4002)
-            + DIGEST
-            + uint(0),
+            b"\x03" + b"\x4e" * 32 + uint(2) + PUBLISHER + b"\x02" + DIGEST + b"\x00",
         ),
+        ("peers", 12, {"peers": []}, b"\x00" + uint(0)),
         ("goodbye", 13, {"reason": 2}, b"\x02"),
     ]
 
