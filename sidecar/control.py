@@ -483,7 +483,8 @@ class SidecarControl:
                 problems.append(str(error))
         offered = [entry for entry in self._entries(None) if entry.entry.blob.digest == str(digest)]
         for entry in offered:
-            if info is not None and entry.entry.adapter.shapes != info.shapes:
+            claimed = entry.entry.adapter
+            if info is not None and claimed is not None and claimed.shapes != info.shapes:
                 problems.append(f"{entry.ref} claims other tensors for these bytes.")
             if entry.entry.blob.chunks != table.root_hex:
                 problems.append(f"{entry.ref} claims other chunks for these bytes.")

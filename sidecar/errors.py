@@ -81,6 +81,12 @@ class EntryInvalid(TrustError):
     code = "entry-invalid"
 
 
+class EntryKindUnknown(EntryInvalid):
+    """A later version of ollaswarm made the entry, to offer something this one does not know. Update to see it."""
+
+    code = "entry-kind-unknown"
+
+
 class NotTrusted(TrustError):
     """The publisher is blocked, or the policy asks for trust that was not given."""
 

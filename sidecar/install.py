@@ -460,6 +460,7 @@ class Installer:
 def _check_claims(path: Path, entry: SignedEntry) -> None:
     """The verified file must be what its entry says (T2, T5)."""
     claimed = entry.entry.adapter
+    assert claimed is not None
     try:
         with path.open("rb") as file:
             info = describe_adapter(file)

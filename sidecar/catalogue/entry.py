@@ -1,4 +1,4 @@
-"""Entry: one signed offer of an adapter. Format, bounds and their reasons: docs/protocol/entry.md.
+"""Entry: one signed offer of an adapter or of a whole model. Format, bounds and their reasons: docs/protocol/entry.md.
 
 `parse_entry` takes exact bytes; whether they were signed is checked before, by `trust.signatures.verify_entry`.
 """
@@ -12,8 +12,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ollama_bridge.names import ModelName
-from sidecar.errors import EntryExpired, EntryInvalid
+from sidecar.errors import EntryExpired, EntryInvalid, EntryKindUnknown
 
+from .entry_blobs import ADAPTER_BLOBS, MODEL_BLOBS, read_blobs
+from .entry_blobs import ADAPTER_MEDIA_TYPE as ADAPTER_MEDIA_TYPE
+from .entry_blobs import MAX_BLOB_BYTES as MAX_BLOB_BYTES
+from .entry_blobs import Blob as Blob
 from .envelope import SHORT_ID_BYTES, StatementKind, sign_raw, statement_id
 from .fields import ADAPTER_NAME, MAX_INTEGER, Fields, is_number, is_text, load_object, render, unix_seconds
 from .limits import CLOCK_SKEW_S
@@ -24,9 +28,6 @@ if TYPE_CHECKING:
 
     from hyperdht.crypto import KeyPair
 
-MAX_BLOB_BYTES = 2**21 * 65_536
-"""128 GiB: the size whose chunk table is 64 MiB, the most that is held in memory (T6)."""
-ADAPTER_MEDIA_TYPE = "application/vnd.ollama.image.adapter"
 MAX_RANK = 65_536
 MAX_TENSORS = 65_536
 MAX_ALPHA = 1_000_000.0
@@ -40,17 +41,20 @@ MAX_PARAMETER_CHARS = 256
 MAX_PARAMETER_ITEMS = 16
 
 _ARCHITECTURE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_KIND = re.compile(r"[a-z][a-z0-9-]{0,31}")
+_QUANTIZATION = re.compile(r"[A-Za-z0-9_]{1,32}")
 _TAG = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 _PARAMETER = re.compile(r"[a-z_]{1,32}")
 _NOT_IN_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
 
-_ENTRY_KEYS = frozenset(
-    {"v", "name", "version", "created", "expires", "previous", "description", "license", "tags", "kind"}
-    | {"base", "adapter", "blobs", "suggest"}
+_COMMON_KEYS = frozenset(
+    {"v", "name", "version", "created", "expires", "previous", "description", "license", "tags", "kind", "blobs"}
 )
+_KEYS_OF_KIND = {"adapter": _COMMON_KEYS | {"base", "adapter", "suggest"}, "model": _COMMON_KEYS | {"model"}}
+_ANY_KEYS = frozenset({"card"}).union(*_KEYS_OF_KIND.values())
 _BASE_KEYS = frozenset({"name", "digest", "architecture"})
 _ADAPTER_KEYS = frozenset({"format", "rank", "alpha", "tensors", "shapes"})
-_BLOB_KEYS = frozenset({"digest", "size", "media_type", "chunks"})
+_MODEL_KEYS = frozenset({"name", "format", "architecture", "parameters", "quantization", "tensors", "shapes"})
 _SUGGEST_KEYS = frozenset({"template", "system", "parameters"})
 
 ParameterValue = str | int | float | bool | tuple[str, ...]
@@ -58,7 +62,7 @@ ParameterValue = str | int | float | bool | tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class BaseFacts:
-    """The base model an adapter was made for."""
+    """The base model an adapter was made for. Of a model: the model itself, so that both are found by one digest."""
 
     name: str
     """What the publisher calls it: a hint for people."""
@@ -80,15 +84,17 @@ class AdapterFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Blob:
-    """One file of the adapter, fixed down to its chunks before the first byte is fetched."""
+class ModelFacts:
+    """What the file of a model must turn out to be."""
 
-    digest: str
-    """`sha256:<hex>`."""
-    size: int
-    media_type: str
-    chunks: str
-    """64 hex: SHA-256 of the concatenated SHA-256 of each 64 KiB chunk."""
+    format: str
+    parameters: int
+    """Elements of all its tensors."""
+    quantization: str
+    """As Ollama words `general.file_type`, for example `Q4_K_M`."""
+    tensors: int
+    shapes: str
+    """64 hex: SHA-256 of the sorted name/shape/type table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +123,28 @@ class Entry:
     card: str = ""
     kind: str = "adapter"
     base: BaseFacts
-    adapter: AdapterFacts
+    adapter: AdapterFacts | None = None
+    """Set exactly in an adapter's entry."""
+    model: ModelFacts | None = None
+    """Set exactly in a model's entry."""
     blobs: tuple[Blob, ...]
+    """Of a model: its layers, in the order of its manifest."""
     suggest: Suggestions = field(default_factory=Suggestions)
 
     @property
     def blob(self) -> Blob:
-        """The adapter file."""
-        return self.blobs[0]
+        """The GGUF: an adapter's only blob, a model's weights."""
+        return next(blob for blob in self.blobs if blob.is_weights)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all blobs."""
+        return sum(blob.size for blob in self.blobs)
+
+    @property
+    def is_model(self) -> bool:
+        """Whether a whole model is offered."""
+        return self.model is not None
 
     def is_expired(self, now: float) -> bool:
         """Whether the offer has ended at Unix time `now`, with `CLOCK_SKEW_S` of tolerance."""
@@ -184,13 +204,18 @@ def parse_entry(raw: bytes) -> Entry:
 
     Raises:
         EntryInvalid: Anything docs/protocol/entry.md does not allow; the message names the field.
+        EntryKindUnknown: It offers a kind of thing that a later version knows.
     """
-    fields = load_object(raw).only(_ENTRY_KEYS, frozenset({"card"}))
+    fields = load_object(raw)
+    kind = _read_kind(fields)
+    fields.only(_KEYS_OF_KIND[kind], frozenset({"card"}))
     fields.integer("v", 1, 1)
     created = fields.time("created")
     expires = None if fields.is_null("expires") else fields.time("expires")
     if expires is not None and expires <= created:
         fields.refuse("expires", "after 'created'")
+    blobs = read_blobs(fields, MODEL_BLOBS if kind == "model" else ADAPTER_BLOBS)
+    base, adapter, model, suggest = _read_subject(fields, kind, blobs)
     return Entry(
         name=read_name(fields, "name"),
         version=fields.integer("version", 1, MAX_INTEGER),
@@ -201,11 +226,12 @@ def parse_entry(raw: bytes) -> Entry:
         license=fields.line("license", MAX_LICENSE_CHARS),
         tags=_read_tags(fields),
         card=fields.text("card", MAX_CARD_CHARS) if "card" in fields else "",
-        kind=fields.choice("kind", "adapter"),
-        base=_read_base(fields.nested("base")),
-        adapter=_read_adapter(fields.nested("adapter")),
-        blobs=_read_blobs(fields),
-        suggest=_read_suggestions(fields.nested("suggest")),
+        kind=kind,
+        base=base,
+        adapter=adapter,
+        model=model,
+        blobs=blobs,
+        suggest=suggest,
     )
 
 
@@ -227,17 +253,16 @@ def build_entry(entry: Entry) -> bytes:
         "tags": list(entry.tags),
         "card": entry.card,
         "kind": entry.kind,
-        "base": {slot: getattr(entry.base, slot) for slot in ("name", "digest", "architecture")},
-        "adapter": {slot: getattr(entry.adapter, slot) for slot in ("format", "rank", "alpha", "tensors", "shapes")},
-        "blobs": [
-            {slot: getattr(blob, slot) for slot in ("digest", "size", "media_type", "chunks")} for blob in entry.blobs
-        ],
-        "suggest": {
+        **_subject(entry),
+        "blobs": [_slots(blob) for blob in entry.blobs],
+    }
+    if entry.adapter is not None:
+        parameters = dict(entry.suggest.parameters)
+        value["suggest"] = {
             "template": entry.suggest.template,
             "system": entry.suggest.system,
-            "parameters": dict(entry.suggest.parameters),
-        },
-    }
+            "parameters": parameters,
+        }
     try:
         raw = render(value)
     except ValueError as error:  # NaN, or a lone surrogate out of a file name
@@ -271,12 +296,45 @@ def _read_tags(fields: Fields) -> tuple[str, ...]:
     return tags
 
 
-def _read_base(fields: Fields) -> BaseFacts:
-    fields.only(_BASE_KEYS)
+def _subject(entry: Entry) -> dict[str, object]:
+    """What is offered, as the fields of its kind."""
+    if entry.model is not None:
+        named = {"name": entry.base.name, "architecture": entry.base.architecture}
+        return {"model": named | _slots(entry.model)}
+    facts = {} if entry.adapter is None else {"adapter": _slots(entry.adapter)}
+    return {"base": _slots(entry.base), **facts}
+
+
+def _slots(facts: Blob | BaseFacts | AdapterFacts | ModelFacts) -> dict[str, object]:
+    return {slot: getattr(facts, slot) for slot in facts.__slots__}
+
+
+def _read_kind(fields: Fields) -> str:
+    if "kind" not in fields:
+        fields.only(_COMMON_KEYS, _ANY_KEYS)
+    kind = fields.matching("kind", _KIND, "a word")
+    if kind not in _KEYS_OF_KIND:
+        raise EntryKindUnknown(f"The entry offers a {kind!r}, which this version of ollaswarm does not know.")
+    return kind
+
+
+def _read_subject(
+    fields: Fields, kind: str, blobs: tuple[Blob, ...]
+) -> tuple[BaseFacts, AdapterFacts | None, ModelFacts | None, Suggestions]:
+    if kind == "model":
+        model = fields.nested("model").only(_MODEL_KEYS)
+        weights = next(blob for blob in blobs if blob.is_weights)
+        return _read_base(model, weights.digest), None, _read_model(model), Suggestions()
+    base = fields.nested("base").only(_BASE_KEYS)
+    adapter = _read_adapter(fields.nested("adapter"))
+    return _read_base(base, base.digest("digest")), adapter, None, _read_suggestions(fields.nested("suggest"))
+
+
+def _read_base(fields: Fields, digest: str) -> BaseFacts:
     name = fields.line("name", 700)
     if not ModelName.is_valid(name):
         fields.refuse("name", "a model name")
-    return BaseFacts(name, fields.digest("digest"), fields.matching("architecture", _ARCHITECTURE, "an architecture"))
+    return BaseFacts(name, digest, fields.matching("architecture", _ARCHITECTURE, "an architecture"))
 
 
 def _read_adapter(fields: Fields) -> AdapterFacts:
@@ -290,19 +348,13 @@ def _read_adapter(fields: Fields) -> AdapterFacts:
     )
 
 
-def _read_blobs(fields: Fields) -> tuple[Blob, ...]:
-    items = fields.items("blobs", 1)
-    if not items:
-        fields.refuse("blobs", "a list of exactly one blob")
-    return tuple(_read_blob(Fields(item, "'blobs'").only(_BLOB_KEYS)) for item in items)
-
-
-def _read_blob(fields: Fields) -> Blob:
-    return Blob(
-        digest=fields.digest("digest"),
-        size=fields.integer("size", 1, MAX_BLOB_BYTES),
-        media_type=fields.choice("media_type", ADAPTER_MEDIA_TYPE),
-        chunks=fields.hex64("chunks"),
+def _read_model(fields: Fields) -> ModelFacts:
+    return ModelFacts(
+        format=fields.choice("format", "gguf"),
+        parameters=fields.integer("parameters", 1, MAX_INTEGER),
+        quantization=fields.matching("quantization", _QUANTIZATION, "a kind of quantisation"),
+        tensors=fields.integer("tensors", 1, MAX_TENSORS),
+        shapes=fields.hex64("shapes"),
     )
 
 

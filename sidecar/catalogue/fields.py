@@ -108,6 +108,13 @@ class Fields:
             self.refuse(key, repr(allowed))
         return allowed
 
+    def one_of(self, key: str, allowed: frozenset[str]) -> str:
+        """One of the texts this version knows here."""
+        value = self._value[key]
+        if not isinstance(value, str) or value not in allowed:
+            self.refuse(key, f"one of {', '.join(sorted(allowed))}")
+        return value
+
     def line(self, key: str, max_chars: int) -> str:
         """Text for one line, cleaned."""
         return clean_line(self._text(key, max_chars))

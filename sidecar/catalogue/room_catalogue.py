@@ -79,7 +79,7 @@ class RoomCatalogue:
         self._by_short_id[statement.short_id] = record
         self._per_publisher[statement.publisher] += 1
         if isinstance(statement, SignedEntry):
-            self._per_blob[statement.entry.blob.digest] += 1
+            self._per_blob.update(blob.digest for blob in statement.entry.blobs)
         self.sequence = max(self.sequence, record.sequence)
 
     def changes_since(self, epoch: bytes, sequence: int, limit: int) -> Changes:
@@ -115,10 +115,10 @@ class RoomCatalogue:
         publisher = record.statement.publisher
         del self._by_short_id[record.statement.short_id]
         if isinstance(record.statement, SignedEntry):
-            digest = record.statement.entry.blob.digest
-            self._per_blob[digest] -= 1
-            if not self._per_blob[digest]:
-                del self._per_blob[digest]
+            for blob in record.statement.entry.blobs:
+                self._per_blob[blob.digest] -= 1
+                if not self._per_blob[blob.digest]:
+                    del self._per_blob[blob.digest]
         self._per_publisher[publisher] -= 1
         if not self._per_publisher[publisher]:
             del self._per_publisher[publisher]

@@ -20,7 +20,7 @@ from sidecar.catalogue.catalogue import Outcome, Status
 from sidecar.catalogue.entry import SignedEntry
 from sidecar.catalogue.envelope import StatementKind
 from sidecar.catalogue.rows import Standing
-from sidecar.errors import EntryInvalid, SignatureInvalid
+from sidecar.errors import EntryInvalid, EntryKindUnknown, SignatureInvalid
 from sidecar.trust.signatures import verify_statement
 
 if TYPE_CHECKING:
@@ -138,6 +138,10 @@ class Statements:
             return None  # left meanwhile
         try:
             statement = verify_statement(StatementKind(raw.kind), raw.raw, raw.publisher, raw.signature)
+        except EntryKindUnknown as error:  # signed well: who forwards what newer versions make is no liar
+            self._bad_input["entry-kind"] += 1
+            log.info("entry refused: %s", error)
+            return None
         except (SignatureInvalid, EntryInvalid, ValueError) as error:
             self._bad_input["entry"] += 1
             log.warning("peer %s sent an entry that is refused: %s", link.peer_key.hex()[:12], error)
@@ -172,5 +176,5 @@ class Statements:
             log.error("entries could not be written to the journal: %s", error)
 
     def _holds(self, entry: SignedEntry) -> bool:
-        blob = self._provider.blob(Digest.parse(entry.entry.blob.digest))
-        return blob is not None and blob.have is None
+        held = (self._provider.blob(Digest.parse(blob.digest)) for blob in entry.entry.blobs)
+        return all(blob is not None and blob.have is None for blob in held)

@@ -154,6 +154,7 @@ async def test_t06_entry_that_lies_about_its_file_never_becomes_a_model(tmp_path
         _, second, _, honest = await offered(people)
         path = files / "adapter.gguf"
         _, hashes = await table_of(path)
+        assert honest.entry.adapter is not None
         facts = replace(honest.entry.adapter, rank=64)
         wrong = sign_entry(build_entry(replace(honest.entry, name="boast", adapter=facts)), key)
         async with liar(

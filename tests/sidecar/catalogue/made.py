@@ -12,10 +12,12 @@ from sidecar.catalogue.entry import (
     BaseFacts,
     Blob,
     Entry,
+    ModelFacts,
     SignedEntry,
     build_entry,
     sign_entry,
 )
+from sidecar.catalogue.entry_blobs import LICENSE_MEDIA_TYPE, MODEL_MEDIA_TYPE, TEMPLATE_MEDIA_TYPE
 from sidecar.catalogue.withdrawal import SignedWithdrawal, build_withdrawal, sign_withdrawal
 
 ALICE = KeyPair.from_seed(b"a" * 32)
@@ -32,6 +34,20 @@ ENTRY = Entry(
     base=BaseFacts("llama3.2:1b", "sha256:" + "22" * 32, "llama"),
     adapter=AdapterFacts("gguf", 8, 16.0, 64, "33" * 32),
     blobs=(Blob("sha256:" + "44" * 32, 13_631_488, ADAPTER_MEDIA_TYPE, "55" * 32),),
+)
+MODEL = Entry(
+    name="llama3.2-1b",
+    version=1,
+    created="2026-11-23T12:00:00Z",
+    license="llama3.2",
+    kind="model",
+    base=BaseFacts("llama3.2:1b", "sha256:" + "22" * 32, "llama"),
+    model=ModelFacts("gguf", 1_235_814_432, "Q8_0", 147, "33" * 32),
+    blobs=(
+        Blob("sha256:" + "22" * 32, 1_321_082_688, MODEL_MEDIA_TYPE, "77" * 32),
+        Blob("sha256:" + "66" * 32, 1_429, TEMPLATE_MEDIA_TYPE, "77" * 32),
+        Blob("sha256:" + "88" * 32, 7_711, LICENSE_MEDIA_TYPE, "77" * 32),
+    ),
 )
 
 

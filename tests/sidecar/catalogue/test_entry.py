@@ -14,33 +14,46 @@ from sidecar.catalogue.entry import (
     MAX_BLOB_BYTES,
     MAX_CARD_CHARS,
     MAX_DESCRIPTION_CHARS,
+    AdapterFacts,
     Suggestions,
     build_entry,
     parse_entry,
     sign_entry,
     suggest_name,
 )
+from sidecar.catalogue.entry_blobs import LICENSE_MEDIA_TYPE, MAX_LICENSES, MAX_TEXT_BLOB_BYTES
 from sidecar.catalogue.fields import unix_seconds
 from sidecar.catalogue.limits import CLOCK_SKEW_S, MAX_RAW_BYTES
 from sidecar.catalogue.text import clean_line, clean_text
 from sidecar.catalogue.withdrawal import build_withdrawal, parse_withdrawal, sign_withdrawal
-from sidecar.errors import EntryExpired, EntryInvalid
-from tests.sidecar.catalogue.made import ENTRY, blob, entry
+from sidecar.errors import EntryExpired, EntryInvalid, EntryKindUnknown
+from tests.sidecar.catalogue.made import ENTRY, MODEL, blob, entry
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "vectors" / "entry.json").read_text("utf-8"))
 KEY_PAIR = KeyPair.from_seed(bytes.fromhex(VECTORS["seed"]))
 RAW = VECTORS["entry"]["raw"].encode()
 VALUE: dict[str, Any] = json.loads(RAW)
+MODEL_RAW = VECTORS["model"]["raw"].encode()
+MODEL_VALUE: dict[str, Any] = json.loads(MODEL_RAW)
 MISSING = object()
 
 
 def changed(path: str, value: object) -> bytes:
     """The vector's entry with one field set, or removed."""
-    document = json.loads(RAW)
+    return _changed(RAW, path, value)
+
+
+def changed_model(path: str, value: object) -> bytes:
+    """The same of the vector's model."""
+    return _changed(MODEL_RAW, path, value)
+
+
+def _changed(raw: bytes, path: str, value: object) -> bytes:
+    document = json.loads(raw)
     *parents, last = path.split(".")
     target = document
     for part in parents:
-        target = target[0] if part == "0" else target[part]
+        target = target[int(part)] if part.isdigit() else target[part]
     if value is MISSING:
         del target[last]
     else:
@@ -57,6 +70,27 @@ def test_published_entry_parses_signs_and_renders_alike() -> None:
     assert signed.raw_digest == vector["raw_digest"]
     assert build_entry(signed.entry) == RAW
     assert signed.ref == vector["publisher"][:12] + "/sql-lora"
+
+
+def test_published_model_parses_signs_and_renders_alike() -> None:
+    signed = sign_entry(MODEL_RAW, KEY_PAIR)
+    vector = VECTORS["model"]
+    assert signed.signature.hex() == vector["signature"]
+    assert signed.id.hex() == vector["id"]
+    assert build_entry(signed.entry) == MODEL_RAW
+    found = signed.entry
+    assert found.is_model
+    assert found.adapter is None
+    assert found.blob.size == 1_321_082_688
+    assert (found.base.name, found.base.digest) == ("llama3.2:1b", found.blob.digest)
+    assert found.size == sum(each["size"] for each in MODEL_VALUE["blobs"])
+
+
+def test_a_model_is_built_and_parsed_with_its_blobs_in_order() -> None:
+    weights, *texts = MODEL.blobs
+    turned = replace(MODEL, blobs=(*texts, weights))
+    assert parse_entry(build_entry(turned)) == turned
+    assert turned.blob == weights
 
 
 def test_published_withdrawal_parses_signs_and_renders_alike() -> None:
@@ -171,6 +205,78 @@ def test_t06_t16_each_field_is_exact_and_bounded(path: str, value: object) -> No
     assert refused.value.cause
 
 
+ADAPTER_BLOB = VALUE["blobs"][0]
+LICENSE_BLOB = {"size": 10, "media_type": LICENSE_MEDIA_TYPE, "chunks": "55" * 32}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("base", VALUE["base"]),
+        ("adapter", VALUE["adapter"]),
+        ("suggest", VALUE["suggest"]),
+        ("config", {}),
+        ("model", MISSING),
+        ("model.extra", 1),
+        ("model.digest", "sha256:" + "22" * 32),
+        ("model.remote_host", "https://example.com"),
+        ("model.name", "a/b/c/d e"),
+        ("model.format", "safetensors"),
+        ("model.architecture", "../llama"),
+        ("model.parameters", 0),
+        ("model.parameters", 1.5),
+        ("model.quantization", "Q4\u202eK"),
+        ("model.tensors", 0),
+        ("model.shapes", "33"),
+        ("blobs", []),
+        ("blobs", MODEL_VALUE["blobs"][1:]),
+        ("blobs", [ADAPTER_BLOB]),
+        ("blobs", [*MODEL_VALUE["blobs"], ADAPTER_BLOB]),
+        ("blobs", [*MODEL_VALUE["blobs"], MODEL_VALUE["blobs"][0] | {"digest": "sha256:" + "aa" * 32}]),
+        ("blobs", [*MODEL_VALUE["blobs"], MODEL_VALUE["blobs"][1] | {"digest": "sha256:" + "aa" * 32}]),
+        ("blobs", [*MODEL_VALUE["blobs"], MODEL_VALUE["blobs"][3]]),
+        (
+            "blobs",
+            [
+                MODEL_VALUE["blobs"][0],
+                *(LICENSE_BLOB | {"digest": f"sha256:{n:064x}"} for n in range(MAX_LICENSES + 1)),
+            ],
+        ),
+        ("blobs.1.size", MAX_TEXT_BLOB_BYTES + 1),
+        ("blobs.1.size", 0),
+        ("blobs.0.size", MAX_BLOB_BYTES + 1),
+    ],
+)
+def test_t06_t16_a_model_is_exact_and_bounded_too(path: str, value: object) -> None:
+    with pytest.raises(EntryInvalid):
+        parse_entry(changed_model(path, value))
+
+
+@pytest.mark.parametrize(
+    "media_type",
+    [
+        "application/vnd.docker.container.image.v1+json",
+        "application/vnd.ollama.image.projector",
+        "application/vnd.ollama.image.draft",
+        "application/vnd.ollama.image.messages",
+        "application/vnd.ollama.image.tensor",
+        "application/vnd.ollama.image.json",
+        "application/vnd.ollama.image.prompt",
+    ],
+)
+def test_t04_no_other_part_of_a_model_can_even_be_offered(media_type: str) -> None:
+    with pytest.raises(EntryInvalid, match="media_type"):
+        parse_entry(changed_model("blobs.1.media_type", media_type))
+
+
+def test_a_kind_of_a_later_version_is_told_from_a_malformed_entry() -> None:
+    with pytest.raises(EntryKindUnknown):
+        parse_entry(json.dumps(VALUE | {"kind": "dataset", "rows": 7}).encode())
+    with pytest.raises(EntryInvalid) as refused:
+        parse_entry(json.dumps(VALUE | {"kind": "no such kind"}).encode())
+    assert not isinstance(refused.value, EntryKindUnknown)
+
+
 @pytest.mark.parametrize(
     "raw",
     [
@@ -271,7 +377,7 @@ def test_we_do_not_sign_what_peers_would_refuse() -> None:
         replace(ENTRY, blobs=()),
         replace(ENTRY, blobs=(blob("1"), blob("2"))),
         replace(ENTRY, description="\ud800"),
-        replace(ENTRY, adapter=replace(ENTRY.adapter, alpha=float("nan"))),
+        replace(ENTRY, adapter=AdapterFacts("gguf", 8, float("nan"), 64, "33" * 32)),
     ):
         with pytest.raises(EntryInvalid):
             build_entry(bad)

@@ -5,19 +5,23 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections import Counter
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
+import anyio
 import pytest
 
 from hyperdht import KeyPair
 from sidecar.catalogue.catalogue import Catalogue
 from sidecar.catalogue.entry import ADAPTER_MEDIA_TYPE, AdapterFacts, BaseFacts, Blob, Entry, build_entry, sign_entry
+from sidecar.catalogue.envelope import StatementKind, sign_raw
 from sidecar.catalogue.fields import unix_seconds
 from sidecar.catalogue.journal import Journal
 from sidecar.catalogue.journal_thread import JournalThread
 from sidecar.catalogue.limits import CLOCK_SKEW_S
 from sidecar.catalogue.rows import RoomRow
 from sidecar.rooms.key import RoomKey
+from sidecar.rooms.messages import RawStatement
 from sidecar.rooms.statements import Statements
 from sidecar.transfer.provide import Provider
 from sidecar.trust.keyring import Keyring
@@ -25,6 +29,8 @@ from sidecar.trust.keyring import Keyring
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from sidecar.rooms.link import RoomLink
 
 pytestmark = pytest.mark.anyio
 
@@ -39,6 +45,8 @@ class Desk:
 
     def __init__(self, folder: Path) -> None:
         self.now = unix_seconds(CREATED)
+        self.bad_input: Counter[str] = Counter()
+        self.forged: list[object] = []
         self.catalogue = Catalogue()
         self.journal = Journal.open(folder, now=lambda: self.now)
         epoch = os.urandom(16)
@@ -49,8 +57,8 @@ class Desk:
             journal=JournalThread(self.journal),
             keyring=Keyring(self.journal),
             provider=Provider(clock=lambda: 0.0),
-            bad_input=Counter(),
-            forged=lambda link: None,
+            bad_input=self.bad_input,
+            forged=lambda link: self.forged.append(link),
             wall_clock=lambda: self.now,
         )
 
@@ -102,3 +110,26 @@ async def test_full_disk_while_forgetting_does_not_raise(
     await desk.statements.forget_expired()
     assert desk.names == []
     assert "disk is full" in caplog.text
+
+
+async def test_who_forwards_what_a_later_version_offers_is_not_taken_for_a_liar(desk: Desk) -> None:
+    key_pair = KeyPair.generate()
+    link = cast("RoomLink", SimpleNamespace(room_id=ROOM.room_id, peer_key=b"p" * 32))
+    raws = [b'{"v":1,"kind":"dataset","rows":7}', b'{"v":1,"kind":"adapter"}']
+    desk.statements.add(
+        link,
+        [
+            RawStatement(
+                int(StatementKind.ENTRY), key_pair.public_key, sign_raw(StatementKind.ENTRY, raw, key_pair), raw
+            )
+            for raw in raws
+        ],
+    )
+    worked_off = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(desk.statements.run, lambda placed: worked_off.set())
+        await worked_off.wait()
+        tasks.cancel_scope.cancel()
+    assert desk.names == []
+    assert desk.bad_input == {"entry-kind": 1, "entry": 1}
+    assert desk.forged == [link]

@@ -97,6 +97,42 @@ ENTRY: Json = {
     ],
     "suggest": {"template": None, "system": None, "parameters": {"temperature": 0.2, "stop": ["</s>"]}},
 }
+MODEL_ENTRY: Json = {
+    "v": 1,
+    "name": "llama3.2-1b",
+    "version": 1,
+    "created": "2026-11-23T12:00:00Z",
+    "expires": None,
+    "previous": None,
+    "description": "",
+    "license": "LLAMA 3.2 COMMUNITY LICENSE AGREEMENT",
+    "tags": [],
+    "card": "",
+    "kind": "model",
+    "model": {
+        "name": "llama3.2:1b",
+        "architecture": "llama",
+        "format": "gguf",
+        "parameters": 1_235_814_432,
+        "quantization": "Q8_0",
+        "tensors": 147,
+        "shapes": "33" * 32,
+    },
+    "blobs": [
+        {
+            "digest": "sha256:" + digest * 32,
+            "size": size,
+            "media_type": f"application/vnd.ollama.image.{kind}",
+            "chunks": "77" * 32,
+        }
+        for digest, size, kind in (
+            ("22", 1_321_082_688, "model"),
+            ("66", 1_429, "template"),
+            ("88", 7_711, "license"),
+            ("99", 6_016, "license"),
+        )
+    ],
+}
 WITHDRAWAL: Json = {"v": 1, "withdraw": "sql-lora", "version": 8, "created": "2026-11-24T12:00:00Z"}
 
 
@@ -117,6 +153,7 @@ def entries() -> Json:
     return {
         "seed": SEED.hex(),
         "entry": signed(b"ollaswarm entry v1\n", ENTRY),
+        "model": signed(b"ollaswarm entry v1\n", MODEL_ENTRY),
         "withdrawal": signed(b"ollaswarm withdrawal v1\n", WITHDRAWAL),
     }
 
