@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 RoomKind = Literal["general", "local", "private", "orch-mind"]
 Trust = Literal["own", "trusted", "unknown", "blocked", "unsigned"]
 Level = Literal["ok", "warn", "fail"]
+Certainty = Literal["certain", "likely", "possible"]
 TransferState = Literal["queued", "running", "done", "failed", "cancelled"]
 Direction = Literal["fetch", "provide"]
 Policy = Literal["off", "warn", "enforce"]
@@ -247,6 +248,20 @@ class DoctorLine(Result):
     level: Level
     cause: str
     next: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding(Result):
+    """One thing that stands between us and a peer, or shows that nothing does."""
+
+    kind: str
+    """Short name, for programs; `docs/connections.md` explains each."""
+    level: Level
+    what: str
+    cause: str
+    next: str = ""
+    certainty: Certainty = "certain"
+    """Of the cause. What is said in `what` was seen."""
 
 
 @dataclass(frozen=True, slots=True)
