@@ -118,6 +118,9 @@ class Fetch:
         self._threads = anyio.CapacityLimiter(2)  # one writes, one hashes
         self._hash_failure: OSError | None = None
         self._written = anyio.Event()
+        self._preferred: tuple[int, ...] = ()
+        self.grew: Callable[[], None] = lambda: None
+        """Called when `have` was made, and whenever it grew; set by who follows."""
 
     @property
     def table(self) -> ChunkTable | None:
@@ -133,6 +136,13 @@ class Fetch:
     def data_path(self) -> Path | None:
         """File that holds the chunks of `have`."""
         return self._partial.data_path if self._partial else None
+
+    def prefer(self, indexes: Sequence[int]) -> None:
+        """Fetch around these chunks first, because somebody waits for them."""
+        self._preferred = tuple(indexes)
+        if self._scheduler is not None:
+            self._scheduler.prefer(self._preferred)
+            self._wake.set()
 
     def cancel(self) -> None:
         """End with `TransferCancelled`; what was verified is kept."""
@@ -179,8 +189,10 @@ class Fetch:
             self._scheduler = Scheduler(
                 self.spec.count, partial.have, limits=self._limits.scheduler, first_unit=self._first_unit
             )
+            self._scheduler.prefer(self._preferred)
             self._ready.set()
             self._tell_ready(self)
+            self.grew()
             tasks.start_soon(self._refresh_holdings, tasks)
             tasks.start_soon(self._hash_behind, partial, self._scheduler)
             return await self._transfer(partial, self._scheduler)
@@ -273,6 +285,7 @@ class Fetch:
             self._rejected(batch[position][0])
         if report.written:
             self._progress_at = anyio.current_time()
+            self.grew()
 
     def _pump(self, scheduler: Scheduler) -> None:
         """Carry out what the scheduler wants."""

@@ -52,6 +52,7 @@ class Scheduler:
         self._first_unit = first_unit % self._units if self._units else 0
         self._order: Sequence[int] = range(self._units)
         self._place: Sequence[int] = self._order  # inverse of _order
+        self._preferred: tuple[int, ...] = ()
         self._rank_at: float | None = None  # when to order again; None: nothing changed
         self._ranked_at = float("-inf")
         self._tickets = count(1)
@@ -143,6 +144,10 @@ class Scheduler:
         self._checking.discard(index)
         self._want(index)
         self.strike(key)
+
+    def prefer(self, indexes: Iterable[int]) -> None:
+        """Ask for the units of these chunks before all others, however common they are: somebody waits for them."""
+        self._preferred = tuple(dict.fromkeys(index // UNIT_CHUNKS for index in indexes))
 
     def lost(self, indexes: Iterable[int]) -> None:
         """Chunks that were held turned out to be damaged on disk."""
@@ -244,17 +249,26 @@ class Scheduler:
         return True
 
     def _next_run(self, source: SourceState, limit: int) -> tuple[int, int] | None:
-        """The first run of wanted chunks that `source` holds, in order of rarity, inside one unit."""
+        """The first run of wanted chunks that `source` holds: what is preferred, then in order of rarity."""
+        for unit in self._preferred:
+            if run := self._run_in(unit, source, limit):
+                return run
         while source.cursor < self._units:
-            start = self._order[source.cursor] * UNIT_CHUNKS
-            mask = self._wanted.window(start, UNIT_CHUNKS) & source.holdings.window(start, UNIT_CHUNKS)
-            if mask:
-                offset = (mask & -mask).bit_length() - 1
-                run = mask >> offset
-                length = (~run & (run + 1)).bit_length() - 1
-                return start + offset, min(length, limit)
+            if run := self._run_in(self._order[source.cursor], source, limit):
+                return run
             source.cursor += 1
         return None
+
+    def _run_in(self, unit: int, source: SourceState, limit: int) -> tuple[int, int] | None:
+        """The first run of wanted chunks of one unit that `source` holds."""
+        start = unit * UNIT_CHUNKS
+        mask = self._wanted.window(start, UNIT_CHUNKS) & source.holdings.window(start, UNIT_CHUNKS)
+        if not mask:
+            return None
+        offset = (mask & -mask).bit_length() - 1
+        run = mask >> offset
+        length = (~run & (run + 1)).bit_length() - 1
+        return start + offset, min(length, limit)
 
     def _issue(self, source: SourceState, first: int, length: int, requests: list[Request], now: float) -> None:
         request = source.issue(next(self._tickets), first, length, now)
