@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ollama_bridge.store import Store
 
-    from .catalogue.entry import SignedEntry
+    from .catalogue.entry import Blob, SignedEntry
     from .catalogue.journal_thread import JournalThread
     from .paths import DataPaths
     from .rooms.network import RoomNetwork
@@ -85,10 +85,12 @@ class Blobs:
         self._rejected = rejected
 
     async def obtain(
-        self, entry: SignedEntry, fetching: Callable[[Fetch], None], progress: Callable[[Progress], None]
+        self, entry: SignedEntry, claimed: Blob, fetching: Callable[[Fetch], None], progress: Callable[[Progress], None]
     ) -> tuple[VerifiedBlob, bool]:
-        """The verified file: from the local store if Ollama has it already, else from peers."""
-        claimed = entry.entry.blob
+        """A blob of an entry as a verified file: from the local store if Ollama has it already, else from peers.
+
+        The second value: whether peers sent it.
+        """
         digest = Digest.parse(claimed.digest)
         if (blob := await to_thread.run_sync(self._from_store, digest, claimed.size)) is not None:
             return blob, False
@@ -108,7 +110,7 @@ class Blobs:
         )
         fetching(fetch)
         try:
-            with self._network.attached(entry, pool):
+            with self._network.attached(entry, pool, digest):
                 blob = await fetch.run()
         except BaseException:
             self._end_parts(digest)

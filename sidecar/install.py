@@ -154,7 +154,7 @@ class Installer:
         warnings = self.check_policy(entry, options)
         base = await self._base_for(entry) if options.install else None
         progress("fetch", None)
-        blob, fetched = await self._blobs.obtain(entry, fetching, lambda now: progress("fetch", now))
+        blob, fetched = await self._blobs.obtain(entry, entry.entry.blob, fetching, lambda now: progress("fetch", now))
         progress("verify", None)
         with bridge_errors():
             await to_thread.run_sync(_check_claims, blob.path, entry)

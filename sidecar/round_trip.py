@@ -75,7 +75,7 @@ async def round_trip(data_dir: Path) -> float:
                 pool = SourcePool()
                 blob = entry.entry.blob
                 spec = BlobSpec(Digest.parse(blob.digest), blob.size, blob.chunks)
-                with taker.network.attached(entry, pool):
+                with taker.network.attached(entry, pool, spec.digest):
                     await fetch_blob(spec, pool, folder / "partial", folder / "blobs")
                 tasks.cancel_scope.cancel()
     return time.monotonic() - started

@@ -147,12 +147,15 @@ class Catalogue:
         return Outcome(Status.KNOWN, statement)
 
     def set_held(self, digest: str, held: bool) -> tuple[tuple[Placement, SignedEntry], ...]:
-        """Note that we now hold, or no longer hold, a blob (`sha256:<hex>`); returns the entries whose offer changed."""
+        """Note that we now hold, or no longer hold, a blob (`sha256:<hex>`); returns the entries whose offer changed.
+
+        A model is held once its weights are, its texts came before them; it no longer is when any part is gone.
+        """
         changed: list[tuple[Placement, SignedEntry]] = []
         for room in self._rooms.values():
             for record in room.records():
                 entry = record.statement
-                if isinstance(entry, SignedEntry) and record.held != held and entry.entry.blob.digest == digest:
+                if isinstance(entry, SignedEntry) and record.held != held and _is_about(entry, digest, held):
                     changed.append((self._place(room.room_id, entry, held), entry))
         return tuple(changed)
 
@@ -267,3 +270,7 @@ class Catalogue:
         sequence = room.sequence + 1
         room.place(Record(statement, sequence, held))
         return Placement(room_id, sequence)
+
+
+def _is_about(entry: SignedEntry, digest: str, held: bool) -> bool:
+    return entry.entry.blob.digest == digest or (not held and any(blob.digest == digest for blob in entry.entry.blobs))

@@ -104,6 +104,8 @@ class _Attachment:
 
     entry: SignedEntry
     pool: SourcePool
+    digest: Digest
+    """The blob of the entry that is fetched."""
     sources: dict[RoomLink, LinkSource] = field(default_factory=dict)
 
 
@@ -283,9 +285,9 @@ class RoomNetwork:
         return len({link.peer_key for link in self._links_of(entry) if link.offers.get(entry.short_id)})
 
     @contextlib.contextmanager
-    def attached(self, entry: SignedEntry, pool: SourcePool) -> Iterator[None]:
-        """Keep a fetch's pool filled with the peers that have the entry."""
-        attachment = _Attachment(entry, pool)
+    def attached(self, entry: SignedEntry, pool: SourcePool, digest: Digest) -> Iterator[None]:
+        """Keep the pool of a fetch of one of an entry's blobs filled with the peers that have the entry."""
+        attachment = _Attachment(entry, pool, digest)
         self._attachments.append(attachment)
         for link in self._links_of(entry):
             self._consider(attachment, link)
@@ -293,7 +295,6 @@ class RoomNetwork:
             yield
         finally:
             self._attachments.remove(attachment)
-            digest = Digest.parse(entry.entry.blob.digest)
             for link, source in attachment.sources.items():
                 link.drop_source(source, digest)
 
@@ -306,7 +307,7 @@ class RoomNetwork:
         entry = attachment.entry
         known = any(source.key == link.peer_key for source in attachment.sources.values())
         if entry.short_id in link.offers and not known:
-            source = link.source(Digest.parse(entry.entry.blob.digest))
+            source = link.source(attachment.digest)
             attachment.sources[link] = source
             attachment.pool.add(source)
 
@@ -510,8 +511,8 @@ class RoomNetwork:
         room = room_id.hex()
         publisher = statement.publisher.hex()
         if isinstance(statement, SignedEntry):
-            blob, version = statement.entry.blob, statement.version
-            self._emit(EntryAdded(room, statement.ref, statement.name, version, publisher, blob.digest, blob.size))
+            entry, version = statement.entry, statement.version
+            self._emit(EntryAdded(room, statement.ref, entry.name, version, publisher, entry.blob.digest, entry.size))
         elif isinstance(statement, SignedBlockList):
             self._emit(BlockListChanged(room, publisher, statement.version, len(statement.block_list.blocked)))
         else:

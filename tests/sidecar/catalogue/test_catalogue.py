@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 
 from sidecar.catalogue.catalogue import Catalogue, Outcome, Status
+from sidecar.catalogue.entry import build_entry, sign_entry
 from sidecar.catalogue.fields import unix_seconds
 from sidecar.errors import CatalogueError, NotFound
-from tests.sidecar.catalogue.made import ALICE, BOB, NOW, blob, entry, withdrawal
+from tests.sidecar.catalogue.made import ALICE, BOB, MODEL, NOW, blob, entry, withdrawal
 
 ROOM, OTHER = b"r" * 16, b"o" * 16
 EPOCH = b"e" * 16
@@ -227,3 +228,15 @@ def test_a_whole_listing_of_refs_is_one_walk(catalogue: Catalogue) -> None:
     refs = catalogue.refs()
     assert [refs.resolve(refs.shortest(each)) for each in entries] == entries
     assert refs.shortest(entry(name="gone")) == entry(name="gone").id.hex()
+
+
+def test_a_model_is_held_with_its_weights_and_not_without_any_part(catalogue: Catalogue) -> None:
+    signed = sign_entry(build_entry(MODEL), ALICE)
+    catalogue.put(ROOM, signed, now=NOW)
+    weights, template, _ = (blob.digest for blob in MODEL.blobs)
+    assert all(catalogue.offers_blob(ROOM, blob.digest) for blob in MODEL.blobs)
+    assert catalogue.set_held(template, True) == ()
+    assert len(catalogue.set_held(weights, True)) == 1
+    assert len(catalogue.set_held(template, False)) == 1
+    catalogue.put(ROOM, withdrawal(MODEL.name), now=NOW)
+    assert not any(catalogue.offers_blob(ROOM, blob.digest) for blob in MODEL.blobs)
