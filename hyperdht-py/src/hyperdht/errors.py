@@ -91,9 +91,20 @@ class HolepunchError(ConnectError):
         "REMOTE_ABORTED": "The peer gave up hole punching.",
     }
 
-    def __init__(self, code: str = "HOLEPUNCH_ABORTED", detail: str | None = None) -> None:
+    def __init__(
+        self,
+        code: str = "HOLEPUNCH_ABORTED",
+        detail: str | None = None,
+        *,
+        local_firewall: int = 0,
+        remote_firewall: int = 0,
+    ) -> None:
         super().__init__(detail or self.SUMMARIES[code])
         self.code = code
+        self.local_firewall = local_firewall
+        """Which NAT is before us, a `Firewall`; 0 while unknown. Found for this attempt, which had a socket of its own."""
+        self.remote_firewall = remote_firewall
+        """The same of the peer, as it told us."""
 
 
 class ConnectionClosed(HyperDHTError):

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -283,14 +283,14 @@ CANNOT_PUNCH: dict[str, Any] = {"holepunch": lambda *_: False}
 
 
 @asynccontextmanager
-async def relay_between_two() -> AsyncIterator[tuple[BlindRelay, HyperDHT, HyperDHT]]:
+async def relay_between_two(**options: Any) -> AsyncIterator[tuple[BlindRelay, HyperDHT, HyperDHT]]:
     """Two firewalled nodes and a relay anybody can reach."""
     async with (
         testnet(4) as bootstrap,
         node(bootstrap, firewalled=False) as middle,
         node(bootstrap, firewalled=True) as left,
         node(bootstrap, firewalled=True) as right,
-        BlindRelay(middle) as relay,
+        BlindRelay(middle, **options) as relay,
     ):
         yield relay, left, right
 
@@ -310,6 +310,27 @@ async def test_a_blind_relay_carries_what_it_cannot_read(side: str) -> None:
             assert len(await accepted.receive()) == 1 << 20
             await client.aclose()
             await accepted.aclose()
+
+
+async def test_a_relay_has_a_key_of_its_own_and_refuses_strangers() -> None:
+    """Both ends have to be let in; by their keys, which nobody can feign."""
+    key_pair, allowed = KeyPair.generate(), set[bytes]()
+    refuses = lambda public_key, payload, address: public_key not in allowed  # noqa: E731
+    async with (
+        relay_between_two(key_pair=key_pair, firewall=refuses) as (relay, left, right),
+        left.listen(share_local_address=False, **CANNOT_PUNCH) as server,
+    ):
+        assert relay.public_key == key_pair.public_key
+        options = {"local_connection": False, "fast_open": False, "relay_through": relay.public_key, **CANNOT_PUNCH}
+        allowed.add(left.key_pair.public_key)
+        with pytest.raises(ConnectError):
+            await right.connect(server.public_key, **options)
+        assert relay.pairs == 0
+        allowed.add(right.key_pair.public_key)
+        client, accepted = await connected(right, server, **options)
+        await exchange(client, accepted)
+        assert relay.pairs == 1
+        assert all(cast("UdxByteStream", each.raw_stream).began_at_relay for each in (client, accepted))
 
 
 async def test_a_relayed_connection_moves_to_a_direct_way() -> None:

@@ -587,6 +587,44 @@ async def test_a_relay_may_be_chosen_per_dial(network: FakeNetwork) -> None:
     assert forced == [False]
 
 
+async def test_a_relay_may_be_chosen_for_each_peer_and_the_other_choice_stays(network: FakeNetwork) -> None:
+    """The server offers a relay without knowing whom to, as in the reference, so it asks `relay_through` alone."""
+    relay, fallback = bytes([9]) * 32, bytes([8]) * 32
+    helped, other = KeyPair.generate().public_key, KeyPair.generate().public_key
+    network.failures[helped] = NOT_PUNCHED
+    asked: list[tuple[bytes, bool]] = []
+
+    def choose(public_key: bytes, force: bool) -> bytes | None:
+        asked.append((public_key, force))
+        return relay if public_key == helped else None
+
+    async with swarm_on(network, relay_for_peer=choose, relay_through=lambda force: fallback) as swarm:
+        swarm.join_peer(helped)
+        assert await swarm.flush()
+        info = swarm.peer(helped)
+        assert info is not None
+        assert info.force_relaying
+        swarm.join_peer(other)
+        assert await swarm.flush()
+        assert swarm.relay_for(False) == fallback
+    assert swarm.peer(bytes(32)) is None
+    assert network.called("connect") == [(helped, (), relay), (other, (), fallback)]
+    assert asked == [(helped, False), (other, False)]
+
+
+async def test_a_choice_of_relay_that_fails_means_no_relay(
+    network: FakeNetwork, caplog: pytest.LogCaptureFixture
+) -> None:
+    def choose(public_key: bytes, force: bool) -> bytes | None:
+        raise ValueError
+
+    async with swarm_on(network, relay_for_peer=choose) as swarm:
+        swarm.join_peer(KeyPair.generate().public_key)
+        assert await swarm.flush()
+    assert network.called("connect")[0][2] is None
+    assert "relay_for_peer" in caplog.text
+
+
 async def test_events_are_bounded_and_end(network: FakeNetwork) -> None:
     async with swarm_on(network) as swarm:
         with swarm.events() as events:

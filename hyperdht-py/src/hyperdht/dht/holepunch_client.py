@@ -135,6 +135,16 @@ class HolepunchClient:
         return self._puncher.sockets
 
     @property
+    def local_firewall(self) -> int:
+        """What is known about our NAT, also once the attempt is over."""
+        return self._puncher.firewall
+
+    @property
+    def remote_firewall(self) -> int:
+        """What the server says about its own."""
+        return self._puncher.remote_firewall
+
+    @property
     def dropped(self) -> int:
         """Answers that the server cannot have written."""
         return self._exchange.dropped

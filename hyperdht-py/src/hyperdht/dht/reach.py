@@ -211,7 +211,13 @@ class Reach:
             self._way_failed(Way.PUNCH, HolepunchError(detail=f"No socket to punch with: {error}"), now)
 
     def _handle_punch_failed(self, failure: HolepunchFailure, now: float) -> None:
-        self._way_failed(Way.PUNCH, HolepunchError(failure.value), now)
+        assert self._punch is not None, "never called from its constructor"
+        error = HolepunchError(
+            failure.value,
+            local_firewall=self._punch.local_firewall,
+            remote_firewall=self._punch.remote_firewall,
+        )
+        self._way_failed(Way.PUNCH, error, now)
 
     def _start_relay(self, now: float) -> None:
         chosen = self._payload.relay_through or self._options.relay_through  # if both chose one, the server's counts

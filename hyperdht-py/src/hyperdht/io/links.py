@@ -64,11 +64,13 @@ class Links:
             )
         except LocalProtocolError:
             return None
+        raw = UdxByteStream(self._transport, link.stream_id)
         if link.path is Path.RELAYED:
             self._relayed[link.stream_id] = False
+            raw.began_at_relay = True
         else:
             self._leave_meeting(link.stream_id)
-        return UdxByteStream(self._transport, link.stream_id)
+        return raw
 
     def _move(self, link: Link) -> None:
         try:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self, cast
 import anyio
 
 from ..addresses import Address
+from ..crypto import KeyPair
 from ..dht.blind_relay import RelayPair, RelayPairing
 from ..dht.blind_relay_messages import PROTOCOL, MessageType, Pair, decode_pair, encode_pair
 from ..dht.link import RelayWanted
@@ -21,7 +22,7 @@ from .relay_limits import Carried, RelayLimits
 
 if TYPE_CHECKING:
     from .node import HyperDHT
-    from .server import Server
+    from .server import FirewallHook, Server
     from .udx_stream import UdxByteStream
 
 PAIR_TIMEOUT_S = 15.0  # as long as either side waits for the other
@@ -75,18 +76,22 @@ class BlindRelay:
         self,
         node: "HyperDHT",
         *,
+        key_pair: KeyPair | None = None,
+        firewall: "FirewallHook | None" = None,
         limits: RelayLimits | None = None,
         allow: Callable[[int, int], bool] | None = None,
     ) -> None:
         """
         Args:
+            key_pair: What peers name to be carried here; the node's without.
+            firewall: Decides by their keys who may be carried, as that of `HyperDHT.listen`. Anybody without.
             limits: How much it carries, and for how many.
             allow: Called as allow(packets, bytes) before packets are passed on; False drops them.
         """
         self._node = node
         self._limits = limits or RelayLimits()
         self._allow = None if allow is None else guarded(allow, instead=False, name="allow")
-        self._server: Server = node.listen()
+        self._server: Server = node.listen(key_pair, firewall=firewall)
         self._pairing = RelayPairing(on_matched=self._matched, on_ended=self._ended)
         self._channels: dict[int, MuxChannel] = {}
         self._carried: dict[RelayPair, Carried] = {}

@@ -35,6 +35,7 @@ from ..swarm import (
     KeepAliveWanted,
     Limits,
     PeerBanned,
+    PeerInfo,
     RefreshUnwanted,
     RefreshWanted,
     Session,
@@ -46,6 +47,7 @@ from ..swarm import (
 )
 from .arrivals import SwarmConnections
 from .bootstrap import PUBLIC_NODES
+from .hooks import guarded
 from .node import HyperDHT
 from .peer_stream import PeerStream
 from .swarm_events import SwarmEvents
@@ -64,6 +66,8 @@ Firewall: TypeAlias = Callable[[bytes, NoisePayload | None], bool]
 """Called as firewall(public_key, payload) for who connects to us, with None before we dial. True refuses and bans."""
 RelayChoice: TypeAlias = Callable[[bool], bytes | None]
 """Called as relay_through(force); the key of a blind relay to use, or None. `force`: a direct dial failed already."""
+PeerRelayChoice: TypeAlias = Callable[[bytes, bool], bytes | None]
+"""The same, called as relay_for_peer(public_key, force) and only for our dials: which relay helps may depend on the peer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,7 @@ class Hyperswarm:
         max_peers: int | None = None,
         firewall: Firewall | None = None,
         relay_through: bytes | RelayChoice | None = None,
+        relay_for_peer: PeerRelayChoice | None = None,
         dht: SwarmNode | None = None,
         limits: Limits | None = None,
         close_timeout_s: float = CLOSE_TIMEOUT_S,
@@ -103,6 +108,7 @@ class Hyperswarm:
             max_peers: Shorthand for `limits.max_peers`.
             firewall: Whom not to talk to. One that raises refuses.
             relay_through: A blind relay for peers that cannot be reached otherwise.
+            relay_for_peer: Asked first when we dial. The reference has no such thing: its choice is not told whom for.
             dht: A node to use, which may serve others too and is neither suspended nor closed with the swarm.
             close_timeout_s: How long `destroy` may take to tell the DHT.
         """
@@ -113,6 +119,9 @@ class Hyperswarm:
         self._bootstrap = bootstrap
         self._given_dht = dht
         self._relay_through = relay_through
+        self._relay_for_peer = (
+            None if relay_for_peer is None else guarded(relay_for_peer, instead=None, name="relay_for_peer")
+        )
         self._user_firewall = firewall
         self._close_timeout_s = close_timeout_s
         limits = limits or (Limits() if max_peers is None else Limits(max_peers=max_peers))
@@ -318,6 +327,10 @@ class Hyperswarm:
         self.machine.ban(bytes(public_key), banned=banned)
         self.pump()
 
+    def peer(self, public_key: bytes) -> PeerInfo | None:
+        """What is remembered of a peer; None if nothing is."""
+        return self.machine.peers.get(bytes(public_key))
+
     @property
     def connecting(self) -> int:
         """Dials under way."""
@@ -379,10 +392,14 @@ class Hyperswarm:
     @property
     def uses_relays(self) -> bool:
         """Whether there is a blind relay to turn to."""
-        return self._relay_through is not None
+        return self._relay_through is not None or self._relay_for_peer is not None
 
-    def relay_for(self, force: bool) -> bytes | None:
-        """The blind relay for a connection. `force`: nothing else will do."""
+    def relay_for(self, force: bool, *, public_key: bytes | None = None) -> bytes | None:
+        """The blind relay for a connection. `force`: nothing else will do. `public_key`: whom we dial."""
+        if public_key is not None and self._relay_for_peer is not None:
+            chosen = self._relay_for_peer(public_key, force)
+            if chosen is not None:
+                return chosen
         if callable(self._relay_through):
             return self._relay_through(force)
         return self._relay_through if force or self.dht.randomized else None

@@ -76,7 +76,7 @@ class SwarmLinks:
                 peer.public_key,
                 key_pair=self._swarm.key_pair,
                 relay_addresses=peer.relay_addresses,
-                relay_through=self._swarm.relay_for(peer.force_relaying),
+                relay_through=self._swarm.relay_for(peer.force_relaying, public_key=peer.public_key),
             )
         return None
 

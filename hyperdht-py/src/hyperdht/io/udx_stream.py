@@ -10,6 +10,7 @@ from anyio.lowlevel import checkpoint
 
 from ..addresses import Address
 from ..buffers import BytesLike
+from ..dht.link import Path
 from ..errors import LocalProtocolError
 from ..udx import (
     CloseReason,
@@ -37,15 +38,19 @@ class UdxByteStream(DirectByteStream):
     nothing is lost by cancellation: bytes leave the queue only when a task is there, and are queued all at once.
     """
 
-    def __init__(self, transport: UdxTransport, stream_id: int) -> None:
+    def __init__(self, transport: UdxTransport, stream_id: int, path: Path | None = None) -> None:
         """Take over a stream of `transport.endpoint`.
 
+        Args:
+            path: How its packets travel, where that is known.
         Raises:
             LocalProtocolError: There is no such stream, or it is not connected.
         """
         stream = transport.endpoint.stream(stream_id)
         if stream.address is None:
             raise LocalProtocolError("the stream is not connected")
+        self.path = path
+        """How its packets travel now: it changes when a direct way opens for a stream that began at a relay."""
         self._transport = transport
         self._stream: EndpointStream = stream
         self._machine = stream.machine
@@ -60,6 +65,8 @@ class UdxByteStream(DirectByteStream):
         self._closed_callbacks: list[Callable[[], object]] = []
         self.bytes_sent = 0
         """Handed to it so far."""
+        self.began_at_relay = False
+        """Whether a blind relay carried it at first, and perhaps still does."""
         stream.on_event(self._on_event)
 
     @property
