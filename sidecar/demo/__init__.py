@@ -1,1 +1,1 @@
-"""`ollaswarm demo`: the main job end to end on one machine, with two sidecars, and a liar who gets nowhere."""
+"""`ollaswarm demo`: the main job end to end on one machine, in two acts, with a liar and a stranger who get nowhere."""

@@ -1,4 +1,4 @@
-"""What the demo plays with: a tiny base model, an adapter for it, and getting both into an Ollama."""
+"""What the demo plays with: a tiny base model, adapters for it, and getting them into an Ollama."""
 
 from __future__ import annotations
 
@@ -24,15 +24,21 @@ LOOK = Timeouts(connect=1.0, answer=3.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
-    """The files of a demo."""
+class ModelFile:
+    """A GGUF file and its digest."""
 
-    base: Path
-    adapter: Path
-    small_adapter: Path
+    path: Path
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """The files of the first act."""
+
+    base: ModelFile
+    adapter: ModelFile
+    small_adapter: ModelFile
     """Not padded: what the liar offers."""
-    base_digest: Digest
-    adapter_digest: Digest
 
 
 def make_material(folder: Path) -> Material:
@@ -41,17 +47,34 @@ def make_material(folder: Path) -> Material:
     Raises:
         ConversionFailed: The extra `convert` is not installed.
     """
+    base = make_base(folder)
+    return Material(base, make_adapter(folder, "demo", ADAPTER_BYTES), make_adapter(folder, "tampered"))
+
+
+def make_base(folder: Path) -> ModelFile:
+    """The base model. Raises ConversionFailed."""
     from ollama_bridge.standin import tiny_models as tiny  # needs the extra `convert`
 
-    options = tiny.Options()
-    base, adapter, small = folder / "base.gguf", folder / "adapter.gguf", folder / "small-adapter.gguf"
-    tiny.write_base(base, options)
-    pairs = tiny.lora_pairs(options, "demo", tiny.ATTENTION)
-    tiny.write_adapter(adapter, options.dims, pairs, options.alpha, name=ADAPTER_NAME)
-    tiny.pad_file(adapter, ADAPTER_BYTES, options.seed)
-    other = tiny.lora_pairs(options, "tampered", tiny.ATTENTION)
-    tiny.write_adapter(small, options.dims, other, options.alpha, name="tampered-lora")
-    return Material(base, adapter, small, hash_file(base), hash_file(adapter))
+    path = folder / "base.gguf"
+    tiny.write_base(path, tiny.Options())
+    return ModelFile(path, hash_file(path))
+
+
+def make_adapter(folder: Path, training: str, size: int = 0) -> ModelFile:
+    """An adapter for that base. Raises ConversionFailed.
+
+    Args:
+        training: Whatever it was trained on; another word gives other weights.
+        size: Bytes to pad it to.
+    """
+    from ollama_bridge.standin import tiny_models as tiny
+
+    options, path = tiny.Options(), folder / f"{training}.gguf"
+    pairs = tiny.lora_pairs(options, training, tiny.ATTENTION)
+    tiny.write_adapter(path, options.dims, pairs, options.alpha, name=training)
+    if size:
+        tiny.pad_file(path, size, options.seed)
+    return ModelFile(path, hash_file(path))
 
 
 async def find_real_ollama(base: Digest) -> str | None:
@@ -75,21 +98,19 @@ async def base_model(client: OllamaClient, base: Digest) -> ModelName | None:
     return None
 
 
-async def load_base(url: str, material: Material) -> None:
+async def load_base(url: str, base: ModelFile) -> None:
     """Make the base a model of an Ollama."""
     async with OllamaClient(url) as client:
-        await client.push_blob(material.base_digest, material.base, material.base.stat().st_size)
-        await client.create(ModelName.parse(BASE_NAME), files={"base.gguf": material.base_digest})
+        await client.push_blob(base.digest, base.path, base.path.stat().st_size)
+        await client.create(ModelName.parse(BASE_NAME), files={"base.gguf": base.digest})
 
 
-async def create_adapter_model(url: str, material: Material) -> None:
+async def create_adapter_model(url: str, name: str, adapter: ModelFile) -> None:
     """What somebody does who has trained an adapter, with an Ollama that still takes adapters."""
     async with OllamaClient(url) as client:
-        await client.push_blob(material.adapter_digest, material.adapter, material.adapter.stat().st_size)
+        await client.push_blob(adapter.digest, adapter.path, adapter.path.stat().st_size)
         await client.create(
-            ModelName.parse(ADAPTER_NAME),
-            from_=ModelName.parse(BASE_NAME),
-            adapters={"adapter.gguf": material.adapter_digest},
+            ModelName.parse(name), from_=ModelName.parse(BASE_NAME), adapters={"adapter.gguf": adapter.digest}
         )
 
 

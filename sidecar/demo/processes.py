@@ -1,8 +1,9 @@
-"""The child processes of the demo: stand-in servers, sidecars and the liar. All gone when their `with` block ends."""
+"""The child processes of the demo: stand-in servers, sidecars, strangers. All gone when their `with` block ends."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import subprocess
 import sys
@@ -30,14 +31,12 @@ LOG_LINES = 12
 
 
 class Child:
-    """A Python module running as a process, which says in its first line of output that it is ready."""
+    """A Python module running as a process, which says in its first line of output that it is ready.
+
+    It is started at once and waited for when that line is wanted, so that several can start beside each other.
+    """
 
     def __init__(self, name: str, arguments: Sequence[str], log: Path, *, stdin: str = "") -> None:
-        """Starts it, and returns when it is ready.
-
-        Raises:
-            DaemonError: It ended, or said nothing for a minute. The cause has the end of its log.
-        """
         self.name = name
         self._log_path = log
         with log.open("wb") as errors:
@@ -55,13 +54,14 @@ class Child:
         assert self._process.stdin is not None
         with contextlib.suppress(OSError), self._process.stdin as pipe:
             pipe.write(stdin)
-        try:
-            self.first_line = self._read_first_line()
-        except BaseException:
-            self.stop()
-            raise
 
-    def _read_first_line(self) -> str:
+    @functools.cached_property
+    def first_line(self) -> str:
+        """What it said first; waits for it.
+
+        Raises:
+            DaemonError: It ended, or said nothing for a minute. The cause has the end of its log.
+        """
         assert self._process.stdout is not None
         output: IO[str] = self._process.stdout
         patience = threading.Timer(START_S, self._process.kill)
@@ -74,10 +74,15 @@ class Child:
             raise DaemonError(f"{self.name} did not start:\n{self.log_tail()}", "Run `ollaswarm demo` again.")
         return line
 
+    def ask_to_end(self) -> None:
+        """Do not wait for it: others can be asked meanwhile."""
+        if self._process.poll() is None:
+            self._process.terminate()
+
     def stop(self) -> None:
         """Ask it to end, and end it if it does not."""
         if self._process.poll() is None:
-            self._process.terminate()
+            self.ask_to_end()
             try:
                 self._process.wait(STOP_S)
             except subprocess.TimeoutExpired:
@@ -107,27 +112,39 @@ def start_standin(store: Path, adapters: str, log: Path) -> Child:
     return Child(f"the stand-in Ollama ({adapters})", arguments, log)
 
 
+def start_sidecar(name: str, folder: Path, ollama: str, network: Sequence[str], *, store: Path | None) -> Child:
+    """A daemon with a data folder of its own; see `running_sidecar`."""
+    arguments = ["sidecar.cli.main", "up", "--json", "--data-dir", str(folder), "--ollama", ollama]
+    arguments += ["--api", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--no-mdns", *network]
+    arguments += [] if store is None else ["--store", str(store)]
+    return Child(f"sidecar {name}", arguments, folder.with_suffix(".log"))
+
+
+@contextlib.contextmanager
+def attached(child: Child, folder: Path) -> Iterator[RunningSidecar]:
+    """The API of a daemon that was started on a data folder, as soon as it answers. The daemon is stopped at the end."""
+    with contextlib.ExitStack() as exits:
+        exits.callback(child.stop)
+        assert child.first_line, "only then its files are there"
+        api = exits.enter_context(find_daemon(DataPaths(folder)))
+        sidecar = RunningSidecar(child, api)
+        exits.callback(sidecar.join)
+        exits.callback(child.stop)  # again, and first: the stream of events must end before its client is closed
+        yield sidecar
+
+
 @contextlib.contextmanager
 def running_sidecar(
     name: str, folder: Path, ollama: str, *, store: Path | None, peer: str | None = None
 ) -> Iterator[RunningSidecar]:
-    """A daemon with a data folder of its own. It listens and dials on loopback only.
+    """A daemon that listens and dials on loopback only.
 
     Args:
         store: Ollama's store; None: the daemon finds it.
         peer: "host:port" of another one's listener.
     """
-    arguments = ["sidecar.cli.main", "up", "--json", "--data-dir", str(folder), "--ollama", ollama]
-    arguments += ["--api", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--no-dht", "--no-mdns"]
-    arguments += [] if store is None else ["--store", str(store)]
-    arguments += [] if peer is None else ["--peer", peer]
-    child = Child(f"sidecar {name}", arguments, folder.with_suffix(".log"))
-    with contextlib.ExitStack() as exits:
-        exits.callback(child.stop)
-        api = exits.enter_context(find_daemon(DataPaths(folder)))
-        sidecar = RunningSidecar(child, api)
-        exits.callback(sidecar.join)
-        exits.callback(child.stop)  # again, and first: the stream of events must end before its client is closed
+    network = ["--no-dht", *([] if peer is None else ["--peer", peer])]
+    with attached(start_sidecar(name, folder, ollama, network, store=store), folder) as sidecar:
         yield sidecar
 
 
@@ -141,7 +158,9 @@ class RunningSidecar:
         self._news = threading.Condition()
         self._listener = threading.Thread(target=self._listen, name=f"events of {child.name}", daemon=True)
         self._listener.start()
-        self.listening: str = api.get("/status")["listen"][0]
+        status = api.get("/status")
+        self.listening: str = status["listen"][0]
+        self.key: str = status["key"]
 
     def event(self, name: str, timeout_s: float = EVENT_S, **wanted: object) -> dict[str, Any]:
         """The first event of that name with those fields since the start, with its time under `at`; waits for it.

@@ -7,12 +7,27 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from sidecar.errors import SidecarError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sidecar.cli.output import Output
 
 NAME_WIDTH = 37
+
+
+class DemoFailed(SidecarError):
+    """A promise of the demo does not hold."""
+
+    code = "demo-failed"
+    default_next = "This is a fault of ollaswarm; please report it with what is shown above."
+
+
+def require(holds: bool, cause: str) -> None:
+    """Raises DemoFailed if a promise does not hold."""
+    if not holds:
+        raise DemoFailed(cause)
 
 
 @dataclass(frozen=True, slots=True)

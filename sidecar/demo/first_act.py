@@ -1,4 +1,4 @@
-"""The demo's story, top to bottom: two machines, one adapter, and a liar."""
+"""The first act, top to bottom: two machines of one network, one adapter, and a liar."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from .material import (
     shown_lines,
 )
 from .processes import Child, running_sidecar, start_standin
+from .steps import DemoFailed, require
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,13 +40,6 @@ if TYPE_CHECKING:
 ROOM = "demo"
 STAGES = {"verify": "verified", "fit": "fit checked", "install": "installed"}
 """Stages of a `get` that are steps here; a stage ends when the next one begins."""
-
-
-class DemoFailed(SidecarError):
-    """A promise of the demo does not hold."""
-
-    code = "demo-failed"
-    default_next = "This is a fault of ollaswarm; please report it with what is shown above."
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +62,7 @@ class Machines:
     second_store: Path | None
 
 
-def tell(folder: Path, steps: Steps) -> Result:
+def play(folder: Path, steps: Steps) -> Result:
     """Play everything in an empty folder; what was started is gone afterwards, whatever happens.
 
     Raises:
@@ -80,10 +74,10 @@ def tell(folder: Path, steps: Steps) -> Result:
             machines = exits.enter_context(_machines(folder, material))
             told.append(f"Ollamas at {machines.first} (takes adapters) and {machines.second} (the receiver)")
         with steps.step("base model in both") as told:
-            anyio.run(load_base, machines.first, material)
+            anyio.run(load_base, machines.first, material.base)
             if machines.second_store is not None:
-                anyio.run(load_base, machines.second, material)
-            told.append(f"{BASE_NAME}, {material.base_digest}")
+                anyio.run(load_base, machines.second, material.base)
+            told.append(f"{BASE_NAME}, {material.base.digest}")
         with steps.step("two sidecars up") as told:
             a = exits.enter_context(running_sidecar("A", folder / "A", machines.first, store=machines.first_store))
             b = exits.enter_context(
@@ -101,10 +95,10 @@ def tell(folder: Path, steps: Steps) -> Result:
         _look(result, machines, material, steps)
         with steps.step("uninstalled") as told:
             b.api.post("/uninstall", {"name": result.installed_as})
-            _require(anyio.run(models, machines.second) == before, "The second Ollama is not as it was before.")
+            require(anyio.run(models, machines.second) == before, "The second Ollama is not as it was before.")
             told.append("the second Ollama is as it was before")
         _refuse_tampered(b, folder, material, code, steps)
-        _require(anyio.run(models, machines.second) == before, "The tampered copy left something behind.")
+        require(anyio.run(models, machines.second) == before, "The tampered copy left something behind.")
         return result
 
 
@@ -117,7 +111,7 @@ def _machines(folder: Path, material: Material) -> Iterator[Machines]:
     with contextlib.ExitStack() as exits:
         store = folder / "first-store"
         first = exits.enter_context(start_standin(store, "accept", folder / "first-ollama.log"))
-        real = anyio.run(find_real_ollama, material.base_digest)
+        real = anyio.run(find_real_ollama, material.base.digest)
         if real is not None:
             yield Machines(first.first_line, store, real, None)
             return
@@ -137,9 +131,9 @@ def _meet(a: RunningSidecar, b: RunningSidecar) -> str:
 
 def _announce(a: RunningSidecar, b: RunningSidecar, machines: Machines, material: Material, steps: Steps) -> str:
     """The adapter appears in A's Ollama, and B can list it; what to call it there."""
-    digest = str(material.adapter_digest)
+    digest = str(material.adapter.digest)
     with steps.step("adapter put into A's Ollama, noticed") as told:
-        anyio.run(create_adapter_model, machines.first, material)
+        anyio.run(create_adapter_model, machines.first, ADAPTER_NAME, material.adapter)
         appeared = a.event("adapter:appeared")
         told.append(f"{appeared['model']}, {human_bytes(appeared['size'])}")
     with steps.step("announced to the room") as told:
@@ -148,7 +142,7 @@ def _announce(a: RunningSidecar, b: RunningSidecar, machines: Machines, material
     with steps.step("listed by B") as told:
         rows = b.api.get("/adapters")
         fitting = [row for row in rows if row["digest"] == digest and row["fits"]]
-        _require(len(fitting) == 1, "B does not list the adapter as one that fits.")
+        require(len(fitting) == 1, "B does not list the adapter as one that fits.")
         row = fitting[0]
         told.append(f"{row['ref']} for {row['base']}: fits, {row['sources']} source")
     return str(row["ref"])
@@ -199,18 +193,18 @@ def _look(result: Result, machines: Machines, material: Material, steps: Steps) 
     with steps.step("/api/show of the result") as told:
         told += anyio.run(shown_lines, machines.second, result.installed_as)
         adapter_lines = [line for line in told if line.startswith("ADAPTER ")]
-        right = len(adapter_lines) == 1 and material.adapter_digest.hex in adapter_lines[0]
-        _require(right, "Ollama does not show the base with exactly our adapter.")
+        right = len(adapter_lines) == 1 and material.adapter.digest.hex in adapter_lines[0]
+        require(right, "Ollama does not show the base with exactly our adapter.")
     with steps.step("answer differs from the base's") as told:
-        with_adapter, without = anyio.run(answers, machines.second, result.installed_as, material.base_digest)
-        _require(with_adapter != without, "The adapter changes nothing.")
+        with_adapter, without = anyio.run(answers, machines.second, result.installed_as, material.base.digest)
+        require(with_adapter != without, "The adapter changes nothing.")
         told += [f"with:    {with_adapter[:60]}", f"without: {without[:60]}"]
 
 
 def _refuse_tampered(b: RunningSidecar, folder: Path, material: Material, code: str, steps: Steps) -> None:
     """A member of the room with a well-signed entry sends other bytes than it signed."""
-    arguments = ["sidecar.demo.liar", "--peer", b.listening, "--adapter", str(material.small_adapter)]
-    arguments += ["--base", BASE_NAME, "--base-digest", str(material.base_digest)]
+    arguments = ["sidecar.demo.liar", "--peer", b.listening, "--adapter", str(material.small_adapter.path)]
+    arguments += ["--base", BASE_NAME, "--base-digest", str(material.base.digest)]
     with (
         steps.step("tampered copy refused", quiet=True) as told,
         Child("the liar", arguments, folder / "liar.log", stdin=code) as liar,
@@ -220,7 +214,7 @@ def _refuse_tampered(b: RunningSidecar, folder: Path, material: Material, code: 
         try:
             _follow(b, b.api.post("/transfers", {"ref": offered["ref"]})["id"], steps)
         except RemoteFailure as refused:
-            _require(refused.code == "chunk-mismatch", f"It was refused for another reason: {refused.cause}")
+            require(refused.code == "chunk-mismatch", f"It was refused for another reason: {refused.cause}")
             told += [f"{refused.code}: {refused.cause}", f"Next: {refused.next_step}"]
         else:
             raise DemoFailed("A file with a flipped bit was installed.")
@@ -233,8 +227,3 @@ def _forget(b: RunningSidecar, name: str) -> None:
     """Nothing of a demo that was cut short stays in a user's own Ollama."""
     with contextlib.suppress(SidecarError):
         b.api.post("/uninstall", {"name": name})
-
-
-def _require(holds: bool, cause: str) -> None:
-    if not holds:
-        raise DemoFailed(cause)
