@@ -152,7 +152,7 @@ class Installer:
             SidecarError: With the reason. The store is as it was; a partial file is kept.
         """
         warnings = self.check_policy(entry, options)
-        base = await self._base_for(entry) if options.install else None
+        base = await self.base_for(entry) if options.install else None
         progress("fetch", None)
         blob, fetched = await self._blobs.obtain(entry, entry.entry.blob, fetching, lambda now: progress("fetch", now))
         progress("verify", None)
@@ -167,7 +167,7 @@ class Installer:
         progress("install", None)
         installed = await self._hand_over(entry, blob, base, options, transfer)
         await self._blobs.let_ollama_hold(blob)
-        await self._pin(entry)
+        await self.pin(entry)
         return Outcome(installed.name.display, installed.route, None, fetched, warnings)
 
     def check_policy(self, entry: SignedEntry, options: GetOptions) -> tuple[str, ...]:
@@ -194,7 +194,7 @@ class Installer:
             log.warning("%s", text)
         return warnings
 
-    async def _pin(self, entry: SignedEntry) -> None:
+    async def pin(self, entry: SignedEntry) -> None:
         """The name belongs to this publisher from now on, in the rooms that offer it so (trust on first use, T14)."""
         rooms, now = self._rooms_of(entry), self._wall_clock()
 
@@ -205,7 +205,7 @@ class Installer:
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
-    async def _base_for(self, entry: SignedEntry) -> ModelName:
+    async def base_for(self, entry: SignedEntry) -> ModelName:
         """The local model with the entry's base, by digest. Asked before a byte is fetched."""
         wanted = entry.entry.base
         with bridge_errors():
@@ -223,6 +223,16 @@ class Installer:
             f"{entry.name} was made for {wanted.name} with the digest {wanted.digest}, which this Ollama does not have.{here}",
             f"Get the publisher's base first, for example with `ollama pull {wanted.name}`, then run the same `get` again.",
         )
+
+    async def check_file(self, path: Path, entry: SignedEntry) -> None:
+        """Whether a verified file is what its entry says and fits the base.
+
+        Raises:
+            ClaimMismatch, FitRefused, BaseModelMissing: It is not, or does not.
+        """
+        with bridge_errors():
+            await to_thread.run_sync(_check_claims, path, entry)
+            await to_thread.run_sync(self._check_fit, path, entry)
 
     def _check_fit(self, path: Path, entry: SignedEntry) -> None:
         """Down to tensor names and shapes, wherever the base's own file can be read (T5)."""
@@ -263,7 +273,7 @@ class Installer:
                 if options.accept_suggestions:
                     installed = await self._apply_suggestions(entry, installed)
                     row = await self._note_installed(entry, installed)
-        await self._write_audit("install", row, options.by)
+        await self.write_audit("install", row, options.by)
         return installed
 
     async def _note_installed(self, entry: SignedEntry, installed: bridge_install.Installed) -> InstallRow:
@@ -282,7 +292,7 @@ class Installer:
         await self._journal.run(lambda journal: journal.save_install(row))
         return row
 
-    async def _write_audit(self, action: str, row: InstallRow, by: str) -> None:
+    async def write_audit(self, action: str, row: InstallRow, by: str) -> None:
         """A log that cannot be written (a full disk) is told of, and does not undo what was done."""
         facts = {
             "model": row.name,
@@ -380,7 +390,7 @@ class Installer:
                 )
                 with anyio.CancelScope(shield=True):  # the model is there: it must be known as ours
                     await self._journal.run(lambda journal: journal.save_install(row))
-        await self._write_audit("install", row, options.by)
+        await self.write_audit("install", row, options.by)
         return installed
 
     # --- a second name -----------------------------------------------------------------------------------------------
@@ -409,7 +419,7 @@ class Installer:
                     await self._client.copy(present.name, name if taken is None else taken.name)
                     moved = replace(row, name=name.display, installed_at=self._wall_clock())
                     await self._journal.run(lambda journal: journal.save_install(moved))
-        await self._write_audit("name", moved, by)
+        await self.write_audit("name", moved, by)
 
     # --- after a crash -----------------------------------------------------------------------------------------------------
 
@@ -448,7 +458,7 @@ class Installer:
             journal.remove_install(found.name)
 
         await self._journal.run(forget)
-        await self._write_audit("remove", row, by)
+        await self.write_audit("remove", row, by)
         return row, removed
 
     async def _row_of(self, name: ModelName) -> InstallRow | None:
