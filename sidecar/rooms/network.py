@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
-from ollama_bridge.digests import Digest
 from sidecar.catalogue.block_list import SignedBlockList
 from sidecar.catalogue.entry import SignedEntry
 from sidecar.catalogue.limits import MAX_ENTRIES_PER_ROOM
@@ -32,6 +31,7 @@ from sidecar.events import (
 from sidecar.trust.policy import Enforcement
 
 from . import session_events as events
+from .acquaintances import Acquaintances
 from .messages import MAX_OFFERS, GoodbyeReason, Offer
 from .peer import PeerConnection
 from .statements import Placed, Statements
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from hyperdht import SecretStream
     from hyperdht.buffers import BytesLike
+    from ollama_bridge.digests import Digest
     from sidecar.catalogue.catalogue import Catalogue, Outcome, Placement
     from sidecar.catalogue.journal_thread import JournalThread
     from sidecar.catalogue.withdrawal import Statement
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LOCAL_KIND = "local"
 MAX_UNPROVED = 32
 """Connections in which nobody proved any room. Strangers can make them for free, so beyond this the oldest goes (T18)."""
 MAX_BAD_STATEMENTS = 3
@@ -81,6 +83,11 @@ class JoinedRoom:
     kind: str
     joined_at: float
     policy: Enforcement = Enforcement.WARN
+
+    @property
+    def is_internet(self) -> bool:
+        """Whether its members meet over the DHT, among other ways."""
+        return self.kind != LOCAL_KIND
 
     @property
     def id_hex(self) -> str:
@@ -150,6 +157,15 @@ class RoomNetwork:
             forged=self._forged,
             wall_clock=wall_clock,
         )
+        self.acquaintances = Acquaintances(
+            journal=journal,
+            keyring=keyring,
+            is_internet=lambda room_id: room_id in self.rooms and self.rooms[room_id].is_internet,
+            connections=lambda: len(self.connections),
+            max_peers=max_peers,
+            wall_clock=wall_clock,
+        )
+        """Members of rooms on the internet, and whom to dial."""
         self._attachments: list[_Attachment] = []
         self._failed_proofs: Counter[bytes] = Counter()
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -162,6 +178,7 @@ class RoomNetwork:
             self._tasks = tasks
             self._provider.withdrawn = self._blob_withdrawn
             tasks.start_soon(self._forget_expired)
+            tasks.start_soon(self.acquaintances.members.run)
             await self._statements.run(self._placed)
 
     async def _forget_expired(self) -> None:
@@ -239,6 +256,7 @@ class RoomNetwork:
         del self.rooms[room_id]
         for connection in list(self.connections.values()):
             connection.leave_room(room_id)
+        self.acquaintances.left(room_id)
 
     def links(self, room_id: bytes) -> list[RoomLink]:
         """Peers that proved membership of a room."""
@@ -342,6 +360,7 @@ class RoomNetwork:
                     self._consider(attachment, other)
         if link.proved:
             link.proved = False
+            self.acquaintances.lost(link, gone=not self._is_member(link.peer_key))
             room = self.rooms.get(link.room_id)
             room_hex = link.room_id.hex()
             self._emit(PeerDisconnected(link.peer_key.hex(), room_hex, reason))
@@ -373,7 +392,9 @@ class RoomNetwork:
                 link.connection.end_link(link, None, f"the peer speaks version {event.version} of the room protocol")
             case events.PeerSaidGoodbye():
                 link.connection.end_link(link, None, "the peer said goodbye")
-            case _:  # hints about other members and refused entries need no answer
+            case events.PeersReceived():
+                self.acquaintances.heard(link, event)
+            case _:  # refused entries need no answer
                 pass
 
     # --- membership ----------------------------------------------------------------------------------------------------------
@@ -423,8 +444,14 @@ class RoomNetwork:
             exempt=self._lan_exempt and link.is_lan,
         )
         self._tasks.start_soon(self._serve, link, uploads)
+        self.acquaintances.proved(link)
         self._emit(PeerConnected(link.peer_key.hex(), room_hex, link.connection.address))
         self._emit(PeersUpdated(room_hex, len(self.links(link.room_id))))
+
+    def _is_member(self, key: bytes) -> bool:
+        """Whether a peer is connected and proved to be a member of any room."""
+        connection = self.connections.get(key)
+        return connection is not None and bool(connection.proved)
 
     async def _serve(self, link: RoomLink, uploads: PeerUploads) -> None:
         try:
