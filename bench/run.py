@@ -6,6 +6,8 @@ make bench ARGS="get --mib 1024 --rounds 5"
 make bench ARGS=latency                      adapter appears in a store -> entry:added at the peer, 20 times
 make bench ARGS=sync                         share -> installed at the peer by a rule of auto-sync, 20 times
 make bench ARGS=scan                         a store with 1,000 models: first scan, idle cost, memory
+make bench ARGS=room                         what a room costs by entries and members: to join, and idle (Linux, root)
+make bench ARGS="room --members 10 --entries 100 --idle 1200"
 make bench ARGS=hyperswarm                   our Hyperswarm stack and the official one in all combinations: 1 GiB over loopback
 make bench ARGS=hyperswarm-line              the same over 50 ms with 0, 0.1 and 1 % loss (Linux, root)
 make bench ARGS=hyperswarm-connect           connections a second, time to the first byte after a join
@@ -26,7 +28,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bench import flood, get, hyperswarm, hyperswarm_connections, latency, scan, sync
+from bench import flood, get, hyperswarm, hyperswarm_connections, latency, room, scan, sync
 from bench.common import table
 from tests.natlab.namespaces import why_not
 
@@ -38,6 +40,7 @@ CASES = [
     "latency",
     "sync",
     "scan",
+    "room",
     "hyperswarm",
     "hyperswarm-line",
     "hyperswarm-connect",
@@ -53,7 +56,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="rounds; get above 1 GiB has one")
     parser.add_argument("--times", type=int, default=20, help="latency, sync: adapters; hyperswarm-connect: joins")
     parser.add_argument("--models", type=int, default=1000, help="scan: models in the store")
-    parser.add_argument("--idle", type=float, default=30.0, help="scan, hyperswarm-idle: seconds of doing nothing")
+    parser.add_argument(
+        "--idle", type=float, default=30.0, help="scan, room, hyperswarm-idle: seconds of doing nothing"
+    )
+    parser.add_argument("--members", type=int, nargs="+", help="room: other members (2 10 50)")
+    parser.add_argument("--entries", type=int, nargs="+", help="room: entries (10 100 1000)")
     parser.add_argument("--connections", type=int, default=1000, help="hyperswarm-idle: how many")
     parser.add_argument("--only", nargs="+", metavar="CASE", help='hyperswarm: for instance "py to py" "js to js"')
     parser.add_argument("--hash", action="store_true", help="hyperswarm: both ends hash what they send and receive")
@@ -78,6 +85,8 @@ def _ollaswarm(case: str, scratch: Path, args: argparse.Namespace) -> None:
         print(sync.run(scratch, args.times))
     elif case == "scan":
         print(scan.run(scratch, args.models, args.idle))
+    elif case == "room":
+        print(f"\n{room.run(scratch, args.entries, args.members, args.idle)}", flush=True)
     else:
         for mib in args.mib or [64, 1024, 4096]:
             rounds = args.rounds if mib <= SEVERAL_ROUNDS_MIB else 1
