@@ -8,6 +8,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from ollama_bridge.room_names import hidden
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -35,7 +37,8 @@ class AuditLog:
             OSError: It cannot be written.
         """
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._wall_clock()))
-        line = json.dumps({"time": moment, "action": action} | facts).encode() + b"\n"
+        shown = {key: hidden(value) if isinstance(value, str) else value for key, value in facts.items()}
+        line = json.dumps({"time": moment, "action": action} | shown).encode() + b"\n"
         with self._turn:
             descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             try:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 import anyio
+
+from ollama_bridge.room_names import hidden
 
 from .control_types import NumberedEvent
 
@@ -37,6 +40,7 @@ class EventBus:
 
     def emit(self, event: Event) -> None:
         """Tell everybody. Never blocks and never fails."""
+        event = _without_secrets(event)
         self._number += 1
         numbered = NumberedEvent(self._number, event)
         self._recent.append(numbered)
@@ -63,6 +67,13 @@ class EventBus:
             yield reader
         finally:
             self._readers.discard(reader)
+
+
+def _without_secrets(event: Event) -> Event:
+    """Here and not where events are made: any of them may carry a model's name, and that the registry's secret (T24)."""
+    texts = {slot.name: value for slot in fields(event) if isinstance(value := getattr(event, slot.name), str)}
+    changed = {slot: shown for slot, value in texts.items() if (shown := hidden(value)) != value}
+    return replace(event, **changed) if changed else event
 
 
 class _Reader:

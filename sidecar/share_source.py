@@ -19,6 +19,7 @@ from ollama_bridge.errors import OllamaBridgeError
 from ollama_bridge.names import ModelName
 from ollama_bridge.nofollow import open_regular
 from ollama_bridge.registry import share_by_push
+from ollama_bridge.room_names import is_room_name, public_name
 
 from .catalogue.entry import BaseFacts, suggest_name
 from .errors import NotFound, ShareError
@@ -176,7 +177,7 @@ class SourceFinder:
             if source.base is None:
                 raise ShareError("The base of a file cannot be checked without reading the store.")
             architecture = (await to_thread.run_sync(describe_source, source)).architecture
-            return BaseFacts(source.base_name, str(source.base), architecture)
+            return BaseFacts(_public(source.base_name), str(source.base), architecture)
         return await to_thread.run_sync(self._fitting_base, self._store, source, given)
 
     def _fitting_base(self, store: Store, source: Source, given: str | None) -> BaseFacts:
@@ -218,7 +219,14 @@ class SourceFinder:
                 f"The adapter fits several models: {names}.", "Say which it was trained on with --base MODEL."
             )
         digest, base_name = fitting[0]
-        return BaseFacts(base_name, str(digest), adapter.architecture or "")
+        return BaseFacts(_public(base_name), str(digest), adapter.architecture or "")
+
+
+def _public(base_name: str) -> str:
+    """The name of a base without the secret by which it was pulled, should it have no other (T24)."""
+    if ModelName.is_valid(base_name) and is_room_name(pulled := ModelName.parse(base_name)):
+        return public_name(pulled)
+    return base_name
 
 
 def describe_source(source: Source) -> AdapterInfo:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ollama_bridge.names import ModelName
+from ollama_bridge.room_names import is_room_name, public_name
 from sidecar.errors import EntryExpired, EntryInvalid, EntryKindUnknown
 
 from .entry_blobs import ADAPTER_BLOBS, MODEL_BLOBS, read_blobs
@@ -279,6 +280,8 @@ def sign_entry(raw: bytes, key_pair: KeyPair) -> SignedEntry:
 
 def suggest_name(text: str) -> str:
     """An adapter name close to a model or file name, for entries made without a name given."""
+    if ModelName.is_valid(text) and is_room_name(pulled := ModelName.parse(text)):
+        text = public_name(pulled)  # as it stands it holds a secret of this machine (T24)
     name = _NOT_IN_NAME.sub("-", text.strip().removesuffix(":latest")).strip("-.")[:80]
     return name if ADAPTER_NAME.fullmatch(name) else "adapter"
 

@@ -22,6 +22,7 @@ import uvicorn
 from anyio import to_thread
 
 from hyperdht.io import keep_freed_memory
+from ollama_bridge.room_names import hidden
 from sidecar import __version__
 from sidecar.api.app import create_app
 from sidecar.api.auth import hosts_for_port
@@ -164,6 +165,13 @@ def _signals(stop: anyio.Event) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+class _Formatter(logging.Formatter):
+    """Hides the registry's secret wherever a name or a path brings it along (T24)."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return hidden(super().format(record))
+
+
 def _start_logging(settings: Settings) -> None:
     handlers: list[logging.Handler] = [
         logging.StreamHandler(sys.stderr),
@@ -172,9 +180,9 @@ def _start_logging(settings: Settings) -> None:
         ),
     ]
     level = settings.log_level.upper()
-    logging.basicConfig(
-        level=level, handlers=handlers, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
-    )
+    for handler in handlers:
+        handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=handlers, force=True)
     if level != "DEBUG":
         for noisy in ("httpx", "httpcore", "uvicorn.error"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
