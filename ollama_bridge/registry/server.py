@@ -25,7 +25,7 @@ from ollama_bridge.loopback_http import DropConnection, HttpServer, Request, Res
 from ollama_bridge.manifest import Layer, MediaType, parse_manifest
 from ollama_bridge.names import ModelName
 from ollama_bridge.registry.one_time import one_time_name
-from ollama_bridge.registry.serving import CheckedBlob, blob_response
+from ollama_bridge.registry.serving import CheckedBlob, blob_response, is_local_program
 from ollama_bridge.registry.uploads import OnPush, PushedModel, PushTarget
 
 if TYPE_CHECKING:
@@ -282,8 +282,7 @@ class LoopbackRegistry:
         authorities = {f"{self._server.host}:{self._server.port}"}
         if self._portless:
             authorities.add(self._server.host)
-        from_browser = any(name == "origin" or name.startswith("sec-fetch-") for name in request.headers)
-        return request.headers.get("host") in authorities and not from_browser
+        return is_local_program(request, authorities)
 
     async def _handle_manifest(self, request: Request, key: tuple[str, str], name: ModelName) -> Response:
         if request.method == "PUT":

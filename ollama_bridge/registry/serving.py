@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import anyio
 
@@ -19,7 +19,7 @@ from ollama_bridge.errors import BlobMissing
 from ollama_bridge.loopback_http import DropConnection, Response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from types import TracebackType
 
     from ollama_bridge.digests import Digest
@@ -45,6 +45,22 @@ def parse_range(header: str, size: int) -> ByteRange | None:
         return None
     start, stop = int(match[1]), int(match[2]) + 1 if match[2] else size
     return ByteRange(start, stop) if start < stop <= size else None
+
+
+def is_local_program(request: Request, authorities: Collection[str]) -> bool:
+    """Whether a request comes from a program that asked for one of our addresses, and not from a web page (T24)."""
+    from_browser = any(name == "origin" or name.startswith("sec-fetch-") for name in request.headers)
+    return request.headers.get("host") in authorities and not from_browser
+
+
+class ServedBlob(Protocol):
+    """Something that hands out bytes of a blob, none of them unchecked."""
+
+    @property
+    def size(self) -> int: ...
+
+    async def send(self, send: SendBytes, part: ByteRange) -> None:
+        """Send a part. Raises `DropConnection` when it cannot."""
 
 
 class CheckedBlob:
@@ -119,7 +135,7 @@ class CheckedBlob:
         return block
 
 
-def blob_response(request: Request, blob: CheckedBlob) -> Response:
+def blob_response(request: Request, blob: ServedBlob) -> Response:
     """Answer a GET as Ollama needs it (facts 6.2): whole with a Location, a range with exactly 206, or not at all.
 
     Raises:
