@@ -140,7 +140,7 @@ class Connect:
     def _own_payload(self) -> NoisePayload:
         remote = self._rpc.remote_address()
         public = () if remote is None else (remote,)
-        local = self._context.local_addresses() if self._options.local_connection else ()
+        local = self._context.told_addresses() if self._options.local_connection else ()
         return NoisePayload(
             firewall=Firewall.UNKNOWN if remote is None else Firewall.OPEN,
             addresses4=public + local,

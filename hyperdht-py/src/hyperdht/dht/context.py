@@ -55,3 +55,9 @@ class Context:
     randomness: Randomness
     local_addresses: Callable[[], tuple[Address, ...]]
     """IPv4 addresses of this machine's interfaces with the port of the server socket; for peers in the same network."""
+    tells_local_addresses: Callable[[], bool] = lambda: True
+    """Whether peers are told these now. Asked for each peer."""
+
+    def told_addresses(self) -> tuple[Address, ...]:
+        """Those of our local addresses that peers may know."""
+        return self.local_addresses() if self.tells_local_addresses() else ()

@@ -42,10 +42,11 @@ class DhtNode:
         ephemeral: bool | None = None,
         firewalled: bool | None = None,
         known_address: Address | None = None,
+        tells_local_addresses: Callable[[], bool] = lambda: True,
     ) -> None:
         """
         Args:
-            local_addresses: See `Context`.
+            local_addresses, tells_local_addresses: See `Context`.
             unix_ms: The time of day.
             bootstrap, ephemeral, firewalled, known_address: See `RpcNode`.
         """
@@ -59,7 +60,7 @@ class DhtNode:
             known_address=known_address,
         )
         self.rpc.on_request = self._receive_request
-        self.context = Context(self.rpc, sockets, streams, randomness, local_addresses)
+        self.context = Context(self.rpc, sockets, streams, randomness, local_addresses, tells_local_addresses)
         self.storage = Storage(self.rpc, unix_ms=unix_ms, now=now)
         self.router = Router(self.rpc, self.storage, now=now)
         self.routes = RouteCache()

@@ -209,7 +209,7 @@ class ServerSession:
         remote = self._rpc.remote_address()
         announced, options = self._shared.announced, self._shared.options
         public = () if remote is None else (remote,)
-        local = self._context.local_addresses() if options.share_local_address else ()
+        local = self._context.told_addresses() if options.share_local_address else ()
         return NoisePayload(
             error=error,
             firewall=Firewall.UNKNOWN if remote is None else Firewall.OPEN,
@@ -267,7 +267,7 @@ class ServerSession:
         if not self._shared.options.share_local_address:
             return False
         theirs = private_ones(self.payload.addresses4)
-        return best_match(self._context.local_addresses(), theirs) is not None
+        return best_match(self._context.told_addresses(), theirs) is not None
 
     def _handle_stream_packet(self, socket: int, sender: Address, now: float) -> bool:
         """A packet for the stream came from somewhere new: the client reached us."""

@@ -65,6 +65,7 @@ class HyperDHT(Queries):
         keep_alive_s: float = INTERVAL_S,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         offload: Offload | None = None,
+        tells_local_addresses: Callable[[], bool] = lambda: True,
         randomness: random.Random | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -82,6 +83,8 @@ class HyperDHT(Queries):
             keep_alive_s: Idle connections send a sign of life that often.
             max_message_bytes: A peer that sends a longer message is disconnected before it is buffered.
             offload: Which batches of packets the kernel is asked to make; without it what it can.
+            tells_local_addresses: Asked for each peer, whether it may know our addresses in the local network. Peers behind
+                the same router need them where it does not take its own packets back.
             randomness: The system's without. For tests.
             wall_clock: The time of day in seconds. For tests.
         Raises:
@@ -96,6 +99,7 @@ class HyperDHT(Queries):
         self._public_host = public_host
         self._max_message_bytes = max_message_bytes
         self._transport = UdxTransport(host=host, offload=offload)
+        self._tells_local_addresses = guarded(tells_local_addresses, instead=False, name="tells_local_addresses")
         self._keep_alive = KeepAlive(keep_alive_s)
         self._randomness = randomness or random.SystemRandom()
         self._wall_clock = wall_clock
@@ -170,6 +174,7 @@ class HyperDHT(Queries):
             ephemeral=self._ephemeral,
             firewalled=self._firewalled,
             known_address=None if self._public_host is None else Address(self._public_host, self.port),
+            tells_local_addresses=self._tells_local_addresses,
         )
 
     async def _join_network(self) -> None:
