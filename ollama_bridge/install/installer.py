@@ -1,8 +1,8 @@
-"""Installing a verified adapter file as an Ollama model: all or nothing.
+"""Installing verified files as an Ollama model: all or nothing.
 
 Order, and what makes it safe to stop anywhere:
 1. names and base are checked, a route is chosen: nothing written
-2. the adapter blob is uploaded: unreferenced, harmless
+2. the blobs are uploaded: unreferenced, harmless
 3. the model is made under a one-time name, read back, and loaded once
 4. only then it is copied to the wanted name; what stood there was copied aside before
 5. one-time name and backup are deleted
@@ -21,7 +21,7 @@ from ollama_bridge.digests import Digest, hash_file
 from ollama_bridge.errors import BlobMissing, OllamaBridgeError, OllamaRejected
 from ollama_bridge.install import create_route, pull_route
 from ollama_bridge.install.errors import InstallFailed, NameTaken, NoRoute
-from ollama_bridge.install.plan import InstallPlan, make_plan
+from ollama_bridge.install.plan import InstallPlan, NewLayer, Plan, make_plan
 from ollama_bridge.install.probe import Route, RouteKind, choose_route
 from ollama_bridge.install.recover import delete_if_there
 from ollama_bridge.install.rollback import Attempt, roll_back
@@ -90,22 +90,11 @@ async def install_adapter(
     plan = await make_plan(
         client, reached, store, adapter=adapter, digest=digest, size=size, base=base, wanted=wanted, force=force
     )
-    install = _Install(client, registry, store, plan, _usable(route, plan), say)
-    try:
-        await install.prepare(probe_load=probe_load)
-        await install.commit()
-    except BaseException:
-        await roll_back(client, install.attempt, install.make_model)
-        raise
-    # The model stands. Who cancels now gets the result, not an exception about something that happened.
-    with anyio.CancelScope(shield=True):
-        await install.clean_up()
-        manifest_digest = await _manifest_digest(client, plan.wanted)
-    say(Progress("installed"))
-    return Installed(plan.wanted, install.route, manifest_digest)
+    install = Install(client, registry, store, plan, _usable(route, plan), say)
+    return await install.carry_out(probe_load=probe_load)
 
 
-class _Install:
+class Install:
     """One install under way."""
 
     def __init__(
@@ -113,7 +102,7 @@ class _Install:
         client: OllamaClient,
         registry: LoopbackRegistry | None,
         store: Store | None,
-        plan: InstallPlan,
+        plan: Plan,
         route: RouteKind,
         say: ProgressCallback,
     ) -> None:
@@ -125,16 +114,31 @@ class _Install:
         self._plan = plan
         self._say = say
 
+    async def carry_out(self, *, probe_load: bool) -> Installed:
+        """All of it, or nothing."""
+        try:
+            await self.prepare(probe_load=probe_load)
+            await self.commit()
+        except BaseException:
+            await roll_back(self._client, self.attempt, self.make_again)
+            raise
+        # The model stands. Who cancels now gets the result, not an exception about something that happened.
+        with anyio.CancelScope(shield=True):
+            await self.clean_up()
+            manifest_digest = await _manifest_digest(self._client, self._plan.wanted)
+        self._say(Progress("installed"))
+        return Installed(self._plan.wanted, self.route, manifest_digest)
+
     async def prepare(self, *, probe_load: bool) -> None:
         """Everything up to a checked model under a one-time name."""
-        await self._ensure_blob()
+        await self._ensure_blobs()
         self._say(Progress(f"installing by {self.route}"))
         try:
             name = await self.make_model()
         except OllamaRejected as error:
             if not any(sign in error.message for sign in BLOB_VANISHED):
                 raise
-            await self._ensure_blob()  # pruned between upload and use (facts 1.5)
+            await self._ensure_blobs()  # pruned between upload and use (facts 1.5)
             name = await self.make_model()
         self._made = name
         self._say(Progress("checking the result"))
@@ -151,7 +155,17 @@ class _Install:
             return await pull_route.make_model(
                 self._client, self._registry, self._plan, announce=announce, progress=self._say
             )
+        assert isinstance(self._plan, InstallPlan)
         return await create_route.make_model(self._client, self._plan, announce=announce, progress=self._say)
+
+    async def make_again(self, present: list[Digest]) -> None:
+        """Make a model of what was uploaded, to be deleted with it."""
+        if self.route == "create":
+            await self.make_model()
+            return
+        assert self._registry is not None
+        announce = self.attempt.one_time.append
+        await pull_route.make_remnant(self._client, self._registry, self._plan, present, announce=announce)
 
     async def commit(self) -> None:
         """Give the model its name. Not interruptible: a copy takes milliseconds, half of one would be a broken model."""
@@ -176,23 +190,27 @@ class _Install:
             except OllamaBridgeError:
                 self._say(Progress("a temporary name stays until the next start"))
 
-    async def _ensure_blob(self) -> None:
-        layer = self._plan.layer
-        if await self._client.has_blob(layer.digest):
-            await self._check_existing()
+    async def _ensure_blobs(self) -> None:
+        for new in self._plan.new_layers:
+            await self._ensure_blob(new)
+
+    async def _ensure_blob(self, new: NewLayer) -> None:
+        digest, size = new.layer.digest, new.layer.size
+        if await self._client.has_blob(digest):
+            await self._check_existing(new)
             return
-        self.attempt.uploaded = True
+        self.attempt.uploaded.append(digest)
 
         def report(sent: int) -> None:
-            self._say(Progress("uploading to Ollama", str(layer.digest), layer.size, sent))
+            self._say(Progress("uploading to Ollama", str(digest), size, sent))
 
-        await self._client.push_blob(layer.digest, self._plan.adapter, layer.size, report)
+        await self._client.push_blob(digest, new.path, size, report)
 
-    async def _check_existing(self) -> None:
+    async def _check_existing(self, new: NewLayer) -> None:
         """Ollama never looks again at a blob it has (facts 1.4), so we do, where we can."""
-        if self._store is None:
-            return
-        digest = self._plan.layer.digest
+        digest = new.layer.digest
+        if self._store is None or new.path == self._store.blob_path(digest):
+            return  # in the second case the file we were given, verified, is this very one
         try:
             file = self._store.open_blob(digest)
         except BlobMissing:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ollama_bridge.errors import StoreError
-from ollama_bridge.install.errors import BaseMissing, InstallFailed, NameTaken
+from ollama_bridge.install.errors import BaseMissing, InstallFailed, NameTaken, NoRoute
 from ollama_bridge.manifest import Layer, Manifest, MediaType, render_manifest
 from ollama_bridge.registry import learn_manifest
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from ollama_bridge.client import OllamaClient
@@ -21,8 +22,57 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class NewLayer:
+    """A layer that Ollama may not have yet, and the verified file it can have it from."""
+
+    layer: Layer
+    path: Path
+
+
+class Plan(Protocol):
+    """What every install has decided before the first change."""
+
+    @property
+    def wanted(self) -> ModelName: ...
+
+    @property
+    def replaces(self) -> ModelName | None:
+        """The model that stands under the wanted name, as the store spells it."""
+
+    @property
+    def new_layers(self) -> tuple[NewLayer, ...]:
+        """In the order of their upload."""
+
+    @property
+    def model_digest(self) -> Digest:
+        """Of the model layer of the result."""
+
+    @property
+    def adapter_digests(self) -> tuple[Digest, ...]:
+        """Of the adapter layers of the result."""
+
+    @property
+    def expected_layers(self) -> tuple[Layer, ...] | None:
+        """All layers of the result; None if those of its base are not known."""
+
+    @property
+    def expected_config(self) -> Digest | None:
+        """Of the config of the result; None where Ollama makes one of its own."""
+
+    @property
+    def spare(self) -> ModelName | None:
+        """A whole model, to be copied over a manifest that is cut, so that Ollama deletes it."""
+
+    def render_manifest(self) -> bytes:
+        """The manifest to install."""
+
+    def render_remnant(self, present: Collection[Digest]) -> bytes:
+        """A manifest of blobs that are in the store: deleting it is the only way to get an uploaded blob out again."""
+
+
+@dataclass(frozen=True, slots=True)
 class InstallPlan:
-    """Everything decided before the first change."""
+    """An adapter on a base of the user's."""
 
     adapter: Path
     layer: Layer
@@ -38,6 +88,31 @@ class InstallPlan:
     """The model that stands under the wanted name, as the store spells it."""
 
     @property
+    def new_layers(self) -> tuple[NewLayer, ...]:
+        """The adapter."""
+        return (NewLayer(self.layer, self.adapter),)
+
+    @property
+    def model_digest(self) -> Digest:
+        """See `Plan`."""
+        return self.base_digest
+
+    @property
+    def adapter_digests(self) -> tuple[Digest, ...]:
+        """See `Plan`."""
+        return (self.layer.digest,)
+
+    @property
+    def expected_config(self) -> Digest | None:
+        """None: `create` makes a new one."""
+        return None
+
+    @property
+    def spare(self) -> ModelName | None:
+        """See `Plan`."""
+        return self.base
+
+    @property
     def expected_layers(self) -> tuple[Layer, ...] | None:
         """The base's layers and the adapter. None if the base's are not known."""
         return None if self.base_manifest is None else (*self.base_manifest.layers, self.layer)
@@ -47,14 +122,21 @@ class InstallPlan:
 
         The base's config is reused as it is, so the adapter is the only new blob. `from` on the model layer names the
         base, as `create` would write it.
+
+        Raises:
+            NoRoute: The base's manifest is not known.
         """
-        assert self.base_manifest is not None
-        assert self.base_manifest.config is not None
+        if self.base_manifest is None or self.base_manifest.config is None:
+            raise NoRoute(f"The layers of {self.base} cannot be read, so its manifest cannot be extended.")
         layers = [
             replace(layer, from_=self.base.display) if layer.media_type == MediaType.MODEL else layer
             for layer in self.base_manifest.layers
         ]
         return render_manifest(self.base_manifest.config, [*layers, self.layer])
+
+    def render_remnant(self, present: Collection[Digest]) -> bytes:
+        """The same: the base is there anyway."""
+        return self.render_manifest()
 
 
 async def make_plan(
@@ -76,17 +158,13 @@ async def make_plan(
         NameTaken: The wanted name is in use and `force` is off, or it is the base's own.
         InstallFailed: The wanted name cannot be used.
     """
-    if wanted.has_reserved_tag:
-        raise InstallFailed(f"Ollama gives the tag {wanted.tag!r} a meaning of its own. Choose another with --as.")
     here = {model.name.folded: model.name for model in await client.tags()}
     base_here = here.get(base.folded)
     if base_here is None:
         raise BaseMissing(f"The base model {base} is not in this Ollama. Get it with: ollama pull {base}")
     if wanted.folded == base.folded:
         raise NameTaken(f"{wanted} is the base model itself. Choose another name with --as.")
-    replaces = here.get(wanted.folded)
-    if replaces is not None and not force:
-        raise NameTaken(f"A model named {replaces} exists. Choose another name with --as, or replace it with --force.")
+    replaces = name_to_replace(wanted, here, force=force)
     shown = await client.show(base_here)
     if not shown.model_blobs:
         raise BaseMissing(f"{base_here} has no model file of its own, so an adapter cannot be added to it.")
@@ -104,6 +182,24 @@ async def make_plan(
         wanted=replaces or wanted,
         replaces=replaces,
     )
+
+
+def name_to_replace(wanted: ModelName, here: Mapping[tuple[str, ...], ModelName], *, force: bool) -> ModelName | None:
+    """The model that stands under a wanted name, if any.
+
+    Args:
+        here: The models there are, by folded name.
+
+    Raises:
+        NameTaken: There is one, and `force` is off.
+        InstallFailed: The name cannot be used.
+    """
+    if wanted.has_reserved_tag:
+        raise InstallFailed(f"Ollama gives the tag {wanted.tag!r} a meaning of its own. Choose another with --as.")
+    replaces = here.get(wanted.folded)
+    if replaces is not None and not force:
+        raise NameTaken(f"A model named {replaces} exists. Choose another name with --as, or replace it with --force.")
+    return replaces
 
 
 async def _read_manifest(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ollama_bridge.install.errors import NoRoute
-
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from ollama_bridge.client import OllamaClient, ProgressCallback
-    from ollama_bridge.install.plan import InstallPlan
+    from ollama_bridge.digests import Digest
+    from ollama_bridge.install.plan import Plan
     from ollama_bridge.names import ModelName
     from ollama_bridge.registry import LoopbackRegistry
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 async def make_model(
     client: OllamaClient,
     registry: LoopbackRegistry,
-    plan: InstallPlan,
+    plan: Plan,
     *,
     announce: Callable[[ModelName], None],
     progress: ProgressCallback | None = None,
@@ -34,9 +33,22 @@ async def make_model(
         NoRoute: The base's manifest is not known.
         OllamaRejected, OllamaUnavailable: From the pull.
     """
-    if plan.base_manifest is None:
-        raise NoRoute(f"The layers of {plan.base} cannot be read, so its manifest cannot be extended.")
-    async with registry.offer(plan.render_manifest(), blobs={plan.layer.digest: plan.adapter}) as name:
+    files = {new.layer.digest: new.path for new in plan.new_layers}
+    async with registry.offer(plan.render_manifest(), blobs=files) as name:
         announce(name)
         await client.pull(name, insecure=True, progress=progress)
     return name
+
+
+async def make_remnant(
+    client: OllamaClient,
+    registry: LoopbackRegistry,
+    plan: Plan,
+    present: Collection[Digest],
+    *,
+    announce: Callable[[ModelName], None],
+) -> None:
+    """Make a model of what an install uploaded before it failed, so that deleting it takes the blobs along."""
+    async with registry.offer(plan.render_remnant(present)) as name:
+        announce(name)
+        await client.pull(name, insecure=True)

@@ -19,14 +19,14 @@ async def uninstall(
     name: ModelName,
     *,
     base_digest: Digest,
-    adapter_digest: Digest,
+    adapter_digest: Digest | None,
     manifest_digest: Digest | None = None,
 ) -> bool:
-    """Delete an installed model if it is still the base and our adapter. Ollama drops the adapter blob with it.
+    """Delete an installed model if it is still what we made. Ollama drops the blobs that no other model uses with it.
 
     Args:
         base_digest: Of the base's model layer at install.
-        adapter_digest: Of the adapter installed.
+        adapter_digest: Of the adapter installed; None for a whole model.
         manifest_digest: From `Installed`; when given, also a changed template or parameter makes it the user's own.
 
     Returns:
@@ -41,7 +41,8 @@ async def uninstall(
         if error.status == 404:
             return False
         raise
-    is_ours = shown.model_blobs[:1] == (base_digest,) and shown.adapter_blobs == (adapter_digest,)
+    adapters = () if adapter_digest is None else (adapter_digest,)
+    is_ours = shown.model_blobs[:1] == (base_digest,) and shown.adapter_blobs == adapters
     if is_ours and manifest_digest is not None:
         here = {model.name.folded: model.manifest_digest for model in await client.tags()}
         is_ours = here.get(name.folded) == manifest_digest.hex

@@ -9,22 +9,22 @@ from ollama_bridge.install.errors import InstallFailed
 
 if TYPE_CHECKING:
     from ollama_bridge.client import OllamaClient
-    from ollama_bridge.install.plan import InstallPlan
+    from ollama_bridge.install.plan import Plan
     from ollama_bridge.manifest import Layer
     from ollama_bridge.names import ModelName
     from ollama_bridge.store import Store
 
 
-async def verify_model(client: OllamaClient, store: Store | None, plan: InstallPlan, name: ModelName) -> None:
-    """Check that a model is the base and exactly our adapter.
+async def verify_model(client: OllamaClient, store: Store | None, plan: Plan, name: ModelName) -> None:
+    """Check that a model is what was planned: the base and exactly our adapter, or the layers of a whole model.
 
     Raises:
         InstallFailed: It is not.
     """
     shown = await client.show(name)
-    if shown.model_blobs[:1] != (plan.base_digest,) or shown.adapter_blobs != (plan.layer.digest,):
+    if shown.model_blobs[:1] != (plan.model_digest,) or shown.adapter_blobs != plan.adapter_digests:
         raise InstallFailed(
-            "Ollama made something else than the base and this adapter, so it was removed again. "
+            "Ollama made something else than it was given, so it was removed again. "
             "Look at Ollama's log, and report this with its version."
         )
     if store is None or plan.expected_layers is None:
@@ -36,7 +36,10 @@ async def verify_model(client: OllamaClient, store: Store | None, plan: InstallP
     except StoreError:
         return  # not this server's store, or of an unknown layout; what the server says has to do
     if _contents(manifest.layers) != _contents(plan.expected_layers):
-        raise InstallFailed("The manifest that Ollama wrote has other layers than the base's and this adapter.")
+        raise InstallFailed("The manifest that Ollama wrote has other layers than it was given.")
+    config = None if manifest.config is None else manifest.config.digest
+    if plan.expected_config is not None and config != plan.expected_config:
+        raise InstallFailed("The manifest that Ollama wrote has another config than it was given.")
 
 
 def _contents(layers: tuple[Layer, ...]) -> list[tuple[str, str, int]]:

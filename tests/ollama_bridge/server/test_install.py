@@ -286,7 +286,7 @@ class TestRefusals:
             await write(name, json.dumps(document).encode())
 
         monkeypatch.setattr(lab.standin.store, "write_manifest", write_more)
-        with pytest.raises(InstallFailed, match="something else than the base and this adapter"):
+        with pytest.raises(InstallFailed, match="something else than it was given"):
             await install(lab)
         monkeypatch.undo()
         assert {key for key in store_of(lab) if key.startswith("manifests")} == {
