@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from hyperdht import HyperDHT, SecretStream, Server, testnet
+from hyperdht.io.peer_stream import PeerStream
 
 LOOPBACK = "127.0.0.1"
 
@@ -22,7 +23,7 @@ def node(bootstrap: Sequence[str], **options: Any) -> HyperDHT:
     return HyperDHT(bootstrap=bootstrap, host=LOOPBACK, port=0, **options)
 
 
-async def connected(client: HyperDHT, server: Server, **options: Any) -> tuple[SecretStream, SecretStream]:
+async def connected(client: HyperDHT, server: Server, **options: Any) -> tuple[PeerStream, PeerStream]:
     """Connect; both ends."""
     ours = await client.connect(server.public_key, **options)
     return ours, await server.accept()

@@ -463,7 +463,10 @@ def test_both_networks_random_is_named() -> None:
     lab.listen(server)
     lab.connect(client)
     lab.run(until=lambda: client.errors)
-    assert client.errors[0].code == "HOLEPUNCH_DOUBLE_RANDOMIZED_NATS"
+    error = client.errors[0]
+    assert isinstance(error, HolepunchError)
+    assert error.code == "HOLEPUNCH_DOUBLE_RANDOMIZED_NATS"
+    assert (error.local_firewall, error.remote_firewall) == (Firewall.RANDOM, Firewall.RANDOM)
     lab.run(seconds=15)
     assert_nothing_left(server, client)
 

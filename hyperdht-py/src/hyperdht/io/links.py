@@ -49,7 +49,7 @@ class Links:
         self._transport = transport
         self._keep_alive = keep_alive
         self._max_message_bytes = max_message_bytes
-        self._relayed: dict[int, bool] = {}  # streams that began at a relay, and whether they found a direct way
+        self._relayed: dict[int, UdxByteStream] = {}  # streams that began at a relay; their path says where they are
         self._meetings: dict[int, anyio.CancelScope] = {}  # at relays, by the stream they are for
         self._meetings_for_clients = 0
 
@@ -64,9 +64,9 @@ class Links:
             )
         except LocalProtocolError:
             return None
-        raw = UdxByteStream(self._transport, link.stream_id)
+        raw = UdxByteStream(self._transport, link.stream_id, link.path)
         if link.path is Path.RELAYED:
-            self._relayed[link.stream_id] = False
+            self._relayed[link.stream_id] = raw
             raw.began_at_relay = True
         else:
             self._leave_meeting(link.stream_id)
@@ -78,7 +78,7 @@ class Links:
             self._transport.endpoint.change_remote(link.stream_id, link.socket, link.address, link.remote_stream_id)
         except LocalProtocolError:
             return  # it ended meanwhile
-        self._relayed[link.stream_id] = True
+        self._relayed[link.stream_id].path = link.path
         stream.send_message(b"")  # shows the peer the way, also when there is nothing to say
 
     async def open(self, link: Link, raw: UdxByteStream, key_pair: KeyPair, *, wait_for_peer: bool) -> PeerStream:
@@ -173,14 +173,20 @@ class Links:
 
     async def _watch_relayed(self, stream_id: int, scope: anyio.CancelScope) -> None:
         """Leave the relay when the stream is over or found a better way. Few streams are relayed, so this may poll."""
-        while self._relayed.get(stream_id) is False and self.node.has_stream(stream_id):  # noqa: ASYNC110
+        while self._is_relayed(stream_id) and self.node.has_stream(stream_id):  # noqa: ASYNC110
             await anyio.sleep(RELAY_LOOK_EVERY_S)
-        if self._relayed.get(stream_id):
+        if stream_id in self._relayed and not self._is_relayed(stream_id):
             await anyio.sleep(RELAY_GRACE_S)
         scope.cancel()
 
+    def _is_relayed(self, stream_id: int) -> bool:
+        raw = self._relayed.get(stream_id)
+        return raw is not None and raw.path is Path.RELAYED
+
     def _relay_lost(self, stream_id: int) -> None:
-        if self._relayed.pop(stream_id, True) or not self.node.has_stream(stream_id):
+        carried = self._is_relayed(stream_id)
+        self._relayed.pop(stream_id, None)
+        if not carried or not self.node.has_stream(stream_id):
             return
         self._transport.endpoint.stream(stream_id).destroy()  # nothing carries it any more
 

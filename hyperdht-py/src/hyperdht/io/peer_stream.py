@@ -3,13 +3,16 @@
 from collections.abc import Callable
 from typing import Protocol, cast
 
+import anyio
 from anyio.abc import ByteStream
 
+from ..dht.link import Path
 from ..secret_stream import SecretStreamMachine
 from ..secret_stream.framing import LENGTH_BYTES
 from ..secret_stream.stream import HEADER_BODY_BYTES
 from ..swarm import PeerInfo
 from .connection import SecretStream
+from .udx_stream import UdxByteStream
 
 HEADER_BYTES = LENGTH_BYTES + HEADER_BODY_BYTES
 
@@ -43,12 +46,19 @@ class PeerStream(SecretStream):
         self._callbacks: list[Callable[[], object]] = []
         self._over = False
         self._watched = cast("WatchedByteStream", byte_stream)
+        self._heard_bytes = 0
+        self._heard_at = anyio.current_time()
         self._watched.on_closed(self._set_over)
 
     @property
     def topics(self) -> frozenset[bytes]:
         """The swarm's topics under which this side found the peer. Empty on the side that did not look."""
         return frozenset(self.peer_info.topics)
+
+    @property
+    def path(self) -> Path | None:
+        """How its packets travel now; None where that is not known. A relayed connection moves when a direct way opens."""
+        return self.raw_stream.path if isinstance(self.raw_stream, UdxByteStream) else None
 
     @property
     def over(self) -> bool:
@@ -58,6 +68,20 @@ class PeerStream(SecretStream):
     def talked(self) -> bool:
         """Whether messages went both ways, empty ones included. The headers that every stream begins with do not count."""
         return self._watched.bytes_sent > HEADER_BYTES and self._watched.bytes_received > HEADER_BYTES
+
+    def needs_keep_alive(self, interval_s: float) -> bool:
+        """Whether nothing went either way for that long, as far as is seen by who asks several times in it.
+
+        What the peer sends is acknowledged, so it shows the peer that we live and keeps our NAT open as well as something of
+        ours: of two idle sides one sends. The first sign of life comes from both, because swarms go by `talked`.
+        """
+        heard = self._watched.bytes_received
+        if heard != self._heard_bytes:
+            self._heard_bytes, self._heard_at = heard, anyio.current_time()
+        if not super().needs_keep_alive(interval_s):
+            return False
+        has_spoken = self._watched.bytes_sent > HEADER_BYTES
+        return not has_spoken or anyio.current_time() - self._heard_at >= interval_s
 
     def on_over(self, callback: Callable[[], object]) -> None:
         """Call `callback` once it is `over`; at once if it is."""

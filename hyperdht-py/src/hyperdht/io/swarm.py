@@ -30,6 +30,9 @@ from ..swarm import (
     Connection,
     ConnectionLost,
     ConnectionOpened,
+    ConnectionState,
+    DialLog,
+    DialReport,
     DialWanted,
     FlushEnded,
     KeepAliveWanted,
@@ -82,6 +85,12 @@ class TopicStatus:
     """A walk is under way."""
     succeeded: bool
     """The last one that ended went well."""
+    walks: int = 0
+    """Those that ended well."""
+    failures: int = 0
+    """Those that failed since."""
+    peers: frozenset[bytes] = frozenset()
+    """Keys announced there, ours left out, as the last walk and the one under way met them."""
 
 
 class Hyperswarm:
@@ -116,6 +125,8 @@ class Hyperswarm:
             raise LocalProtocolError("bootstrap is for a node of the swarm's own, and dht brings another")
         self.key_pair = key_pair or KeyPair.generate()
         self.connections = SwarmConnections(self._taken)
+        self.dials = DialLog()
+        """How our dials ended, by peer and by cause."""
         self._bootstrap = bootstrap
         self._given_dht = dht
         self._relay_through = relay_through
@@ -282,6 +293,9 @@ class Hyperswarm:
             sessions=len(discovery.sessions),
             refreshing=not discovery.settled,
             succeeded=discovery.succeeded,
+            walks=discovery.walks,
+            failures=discovery.failures,
+            peers=discovery.found - {self.key_pair.public_key},
         )
 
     @property
@@ -321,6 +335,33 @@ class Hyperswarm:
         """Undo `join_peer`. A connection stays."""
         self.machine.leave_peer(bytes(public_key))
         self.pump()
+
+    async def try_peer(self, public_key: bytes) -> DialReport | None:
+        """Dial a peer now, however often that failed before, and wait for how it ends.
+
+        Returns:
+            The report of that dial. None if there was none: the peer is connected already or connected to us meanwhile, is
+            banned or ourselves, or no more connections are allowed.
+        """
+        key = bytes(public_key)
+        before = self.dials.get(key)
+        asked_for = (known := self.peer(key)) is not None and known.explicit
+        self.join_peer(key)
+
+        def is_settled() -> bool:
+            peer, connection = self.peer(key), self.machine.connections.get(key)
+            if connection is not None:
+                return connection.state is not ConnectionState.DIALLING
+            # One that is queued gets its turn as long as others are being dialled.
+            return peer is None or not peer.queued or not self.connecting
+
+        try:
+            await self.until(lambda: self.dials.get(key) is not before or is_settled())
+        finally:
+            if not asked_for:
+                self.leave_peer(key)
+        report = self.dials.get(key)
+        return None if report is before else report
 
     def ban(self, public_key: bytes, *, banned: bool = True) -> None:
         """End the connection with a peer and make no other; or allow it again."""

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from ..errors import HolepunchError
-from ..swarm import CloseReason, Connection, ConnectionState
+from ..errors import HolepunchError, RequestTimeout
+from ..swarm import CloseReason, Connection, ConnectionState, PeerInfo
 from .peer_stream import PeerStream
 from .swarm_presence import NETWORK_ERRORS
 
@@ -50,13 +50,17 @@ class SwarmLinks:
 
     async def dial(self, connection: Connection) -> None:
         """Do what `DialWanted` asks for."""
-        stream, relay_might_help = None, False
+        stream, relay_might_help, peer = None, False, connection.peer
         if connection.state is not ConnectionState.CLOSING:  # it may be unwanted before its task has started
             with anyio.CancelScope() as self._dials[connection]:
+                relay = self._swarm.relay_for(peer.force_relaying, public_key=peer.public_key)
+                topics = frozenset(peer.topics)
                 try:
-                    stream = await self._connect(connection)
+                    stream = await self._connect(peer, relay)
+                    self._swarm.dials.succeed(peer.public_key, topics, relay=relay, now=self._swarm.now())
                 except NETWORK_ERRORS as error:
-                    log.debug("cannot connect to %s: %s", connection.peer.public_key.hex()[:8], error)
+                    log.debug("cannot connect to %s: %s", peer.public_key.hex()[:8], error)
+                    self._swarm.dials.fail(peer.public_key, topics, error, relay=relay, now=self._swarm.now())
                     relay_might_help = self._swarm.uses_relays and would_relay_help(error)
             del self._dials[connection]
         if stream is not None and connection.state is ConnectionState.CLOSING:
@@ -69,16 +73,15 @@ class SwarmLinks:
             self.watch(connection, stream)
         self._swarm.pump()
 
-    async def _connect(self, connection: Connection) -> PeerStream | None:
-        peer = connection.peer
+    async def _connect(self, peer: PeerInfo, relay: bytes | None) -> PeerStream:
         with anyio.move_on_after(DIAL_TIMEOUT_S):
             return await self._swarm.dht.connect(
                 peer.public_key,
                 key_pair=self._swarm.key_pair,
                 relay_addresses=peer.relay_addresses,
-                relay_through=self._swarm.relay_for(peer.force_relaying, public_key=peer.public_key),
+                relay_through=relay,
             )
-        return None
+        raise RequestTimeout(f"no way to the peer was found in {DIAL_TIMEOUT_S:.0f} s")
 
     def watch(self, connection: Connection, stream: PeerStream) -> None:
         """Take note of a connection the machine has just been told of, and of its end."""

@@ -2,6 +2,7 @@
 
 from .candidates import Firewall
 from .connection_set import Connection, ConnectionState
+from .dial_log import DialLog, DialReport
 from .discovery import Discovery, DiscoveryState, Refresh, RefreshMode, Session
 from .events import (
     CloseReason,
@@ -30,6 +31,8 @@ __all__ = [
     "ConnectionLost",
     "ConnectionOpened",
     "ConnectionState",
+    "DialLog",
+    "DialReport",
     "DialWanted",
     "Discovery",
     "DiscoveryState",

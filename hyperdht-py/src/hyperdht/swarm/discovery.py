@@ -102,6 +102,12 @@ class Discovery:
         """The walk under way."""
         self.succeeded = False
         """Whether the last walk that ended did so properly."""
+        self.walks = 0
+        """Walks that ended well."""
+        self.failures = 0
+        """Walks that failed since then."""
+        self.found_before: frozenset[bytes] = frozenset()
+        """Whom the last walk that ended well met; possibly us as well."""
         self.closest_nodes: tuple[Address, ...] = ()
         self.only_closest_nodes = False
         """For taking the announce back: `closest_nodes` are all who have it. Otherwise it takes a walk."""
@@ -119,6 +125,11 @@ class Discovery:
     @property
     def sessions(self) -> tuple[Session, ...]:
         return tuple(self._sessions)
+
+    @property
+    def found(self) -> frozenset[bytes]:
+        """Whom the last walk or the one under way met; possibly us as well."""
+        return self.found_before | self._found if self.current is not None else self.found_before
 
     @property
     def settled(self) -> bool:
@@ -183,6 +194,9 @@ class Discovery:
         if refresh is not self.current:
             return
         self._end_walk(succeeded=True)
+        self.walks += 1
+        self.failures = 0
+        self.found_before = frozenset(self._found)
         self.closest_nodes = tuple(closest_nodes)
         looks_again = refresh.clear and self.client
         if refresh.mode is RefreshMode.ANNOUNCE:
@@ -198,6 +212,7 @@ class Discovery:
         """A walk failed: no network, or nobody answered."""
         if refresh is self.current:
             self._end_walk(succeeded=False)
+            self.failures += 1
             self._walk_later(now, FAILED_REFRESH_S, FAILED_REFRESH_JITTER_S)
 
     def leave(self) -> None:
