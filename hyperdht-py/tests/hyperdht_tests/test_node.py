@@ -18,6 +18,8 @@ from hyperdht import (
     testnet,
 )
 from hyperdht.addresses import Address
+from hyperdht.dht.constants import Firewall
+from hyperdht.dht.link import Path
 from hyperdht.dht.payloads import NoisePayload
 from hyperdht.errors import ConnectError
 from hyperdht.io import server as server_module
@@ -306,6 +308,7 @@ async def test_a_blind_relay_carries_what_it_cannot_read(side: str) -> None:
             )
             await exchange(client, accepted)
             assert relay.pairs == 1
+            assert client.path is accepted.path is Path.RELAYED
             await client.send(bytes(1 << 20))
             assert len(await accepted.receive()) == 1 << 20
             await client.aclose()
@@ -341,6 +344,7 @@ async def test_a_relayed_connection_moves_to_a_direct_way() -> None:
         while not (address_of(client).port in ports_of(left) and address_of(accepted).port in ports_of(right)):
             await exchange(client, accepted)
         await exchange(client, accepted)
+        assert client.path is accepted.path is Path.PUNCHED
 
 
 def ports_of(owner: HyperDHT) -> set[int]:
@@ -382,3 +386,21 @@ async def test_a_message_above_the_limit_ends_the_connection() -> None:
         await client.send(bytes(1001))
         with pytest.raises(anyio.BrokenResourceError):
             await accepted.receive()
+
+
+@pytest.mark.parametrize(
+    ("address", "reachable", "firewall"),
+    [
+        (None, False, Firewall.UNKNOWN),
+        (Address("192.0.2.1", 0), False, Firewall.RANDOM),
+        (Address("192.0.2.1", 4000), False, Firewall.CONSISTENT),
+        (Address("192.0.2.1", 4000), True, Firewall.OPEN),
+    ],
+)
+async def test_a_node_says_which_kind_of_nat_is_before_it(
+    address: Address | None, reachable: bool, firewall: Firewall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HyperDHT, "nat_address", property(lambda node: address))
+    monkeypatch.setattr(HyperDHT, "remote_address", property(lambda node: address if reachable else None))
+    async with node(()) as alone:
+        assert alone.firewall is firewall
