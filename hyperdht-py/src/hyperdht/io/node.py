@@ -19,6 +19,7 @@ from anyio.lowlevel import checkpoint
 from ..addresses import Address
 from ..crypto import KeyPair
 from ..dht.announcer import Announcer
+from ..dht.constants import Firewall
 from ..dht.holepunch_client import PunchHook
 from ..dht.link import Link, RelayWanted
 from ..dht.node import DhtNode
@@ -300,6 +301,16 @@ class HyperDHT(Queries):
         """Whether the NAT before us uses another port for each destination, as far as we know."""
         address = self.nat_address
         return address is not None and not address.port
+
+    @property
+    def firewall(self) -> Firewall:
+        """What the network lets through to this node, as far as we know."""
+        if self.remote_address is not None:
+            return Firewall.OPEN
+        address = self.nat_address
+        if address is None:
+            return Firewall.UNKNOWN
+        return Firewall.CONSISTENT if address.port else Firewall.RANDOM
 
     @property
     def firewalled(self) -> bool:
