@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOCAL_KIND = "local"
+PRIVATE_KIND = "private"
 CLOSE_TIMEOUT_S = 2.5
 """To take announces back; the daemon as a whole ends within five seconds."""
 RETRY_S = 10.0
@@ -133,6 +134,13 @@ class InternetRooms:
     def _topics(self) -> set[bytes]:
         return {room.key.topic for room in self._rooms() if room.kind != LOCAL_KIND}
 
+    def _is_private(self) -> bool:
+        """Whether only members of rooms whose codes cannot be guessed look for us.
+
+        Else strangers connect, who are not to know the addresses of our own network (T21). Members in it find us by mDNS.
+        """
+        return all(room.kind == PRIVATE_KIND for room in self._rooms() if room.is_internet)
+
     async def _change(self) -> None:
         await self._changed.wait()
         self._changed = anyio.Event()
@@ -140,7 +148,11 @@ class InternetRooms:
     async def _run_swarm(self) -> None:
         async with (
             HyperDHT(
-                bootstrap=self._bootstrap, key_pair=self._key_pair, host=self._host, max_message_bytes=MAX_FRAME_BYTES
+                bootstrap=self._bootstrap,
+                key_pair=self._key_pair,
+                host=self._host,
+                max_message_bytes=MAX_FRAME_BYTES,
+                tells_local_addresses=self._is_private,
             ) as node,
             Hyperswarm(
                 dht=node, key_pair=self._key_pair, max_peers=self._max_peers, close_timeout_s=CLOSE_TIMEOUT_S
