@@ -165,6 +165,7 @@ async def assemble(settings: Settings) -> AsyncIterator[Parts]:
             network.join(
                 JoinedRoom(RoomKey(row.key, topic), row.label, row.kind, row.joined_at, Enforcement(row.policy))
             )
+        await network.acquaintances.restore(list(network.rooms))
         await orch_mind.restore()
         yield Parts(
             settings=settings,

@@ -98,6 +98,7 @@ def internet_rooms(parts: Parts) -> InternetRooms:
         parts.identity.key_pair,
         lambda stream, address: parts.network.run_connection(stream, address, is_lan=False),
         rooms=lambda: (*parts.network.rooms.values(), *parts.orch_mind.joined),
+        acquaintances=parts.network.acquaintances,
         bootstrap=[str(node) for node in settings.bootstrap] or None,
         max_peers=settings.max_peers,
         enabled=not settings.no_dht,

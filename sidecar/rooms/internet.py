@@ -17,7 +17,9 @@ from hyperdht import HyperDHT, Hyperswarm
 from hyperdht.errors import HyperDHTError
 from hyperdht.io.interfaces import EVERY_INTERFACE
 
+from .introductions import Presence
 from .lan import MAX_FRAME_BYTES
+from .member_dialing import MemberDialing
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -26,14 +28,16 @@ if TYPE_CHECKING:
     from hyperdht.addresses import Address
     from hyperdht.io.udx_stream import UdxByteStream
 
+    from .acquaintances import Acquaintances
     from .network import JoinedRoom
 
 log = logging.getLogger(__name__)
 
-LOCAL_KIND = "local"
 PRIVATE_KIND = "private"
 CLOSE_TIMEOUT_S = 2.5
 """To take announces back; the daemon as a whole ends within five seconds."""
+LOOK_EVERY_S = 2.0
+"""At our own NAT, of which members are told."""
 RETRY_S = 10.0
 """After the sockets could not be opened, for instance because the machine has no network yet."""
 
@@ -68,6 +72,7 @@ class InternetRooms:
         on_connection: Callable[[SecretStream, str], Awaitable[bool]],
         *,
         rooms: Callable[[], Iterable[JoinedRoom]],
+        acquaintances: Acquaintances,
         bootstrap: Sequence[str] | None,
         max_peers: int,
         enabled: bool = True,
@@ -78,6 +83,7 @@ class InternetRooms:
             key_pair: Our identity, which peers see.
             on_connection: Runs one connection (stream, "host:port") to its end.
             rooms: All rooms we are in.
+            acquaintances: Members to dial by key, and to introduce ourselves to.
             bootstrap: Nodes to start from; None is the public network.
             enabled: False keeps everything silent.
             host: Where sockets are bound.
@@ -85,6 +91,7 @@ class InternetRooms:
         self._key_pair = key_pair
         self._on_connection = on_connection
         self._rooms = rooms
+        self._acquaintances = acquaintances
         self._bootstrap = bootstrap
         self._max_peers = max_peers
         self._enabled = enabled
@@ -107,6 +114,7 @@ class InternetRooms:
                 log.warning("rooms on the internet do not work: %s", self._problem)
             finally:
                 self._swarm = self._node = None
+                self._acquaintances.present(None)
             with anyio.move_on_after(RETRY_S if self._problem else 0):
                 await self._change()
 
@@ -132,7 +140,7 @@ class InternetRooms:
         )
 
     def _topics(self) -> set[bytes]:
-        return {room.key.topic for room in self._rooms() if room.kind != LOCAL_KIND}
+        return {room.key.topic for room in self._rooms() if room.is_internet}
 
     def _is_private(self) -> bool:
         """Whether only members of rooms whose codes cannot be guessed look for us.
@@ -161,6 +169,8 @@ class InternetRooms:
         ):
             self._node, self._swarm, self._problem = node, swarm, ""
             tasks.start_soon(self._take_connections, swarm, tasks)
+            tasks.start_soon(self._present, node)
+            tasks.start_soon(MemberDialing(swarm, self._acquaintances).run)
             while topics := self._topics():
                 for topic in topics.difference(swarm.topics):
                     await swarm.join(topic)
@@ -168,6 +178,13 @@ class InternetRooms:
                     tasks.start_soon(swarm.leave, topic)
                 await self._change()
             tasks.cancel_scope.cancel()
+
+    async def _present(self, node: HyperDHT) -> None:
+        """Keep members informed of what they have to know to reach us. What a NAT does shows only in use."""
+        await node.fully_bootstrapped()
+        while True:
+            self._acquaintances.present(Presence(is_random=node.randomized))
+            await anyio.sleep(LOOK_EVERY_S)
 
     async def _take_connections(self, swarm: Hyperswarm, tasks: anyio.abc.TaskGroup) -> None:
         async for stream in swarm.connections:

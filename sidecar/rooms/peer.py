@@ -6,6 +6,7 @@ are sent by the links' own tasks, straight to the stream, so that a slow peer ho
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Protocol
 
@@ -176,8 +177,8 @@ class PeerConnection:
     async def close(self, reason: str) -> None:
         """End the connection: `run` returns."""
         self._closing = reason
-        with anyio.move_on_after(1.0):
-            await self.send_now()
+        with anyio.move_on_after(1.0), contextlib.suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
+            await self.send_now()  # the other side, or another task of ours, may have ended it already
         await self.stream.aclose()
 
     # --- inside ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,61 @@
+"""Dials the members that `DialPlan` names, through a swarm: by key, each until it is connected or given up."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import anyio
+
+if TYPE_CHECKING:
+    from hyperdht import Hyperswarm
+
+    from .acquaintances import Acquaintances
+
+log = logging.getLogger(__name__)
+
+
+class MemberDialing:
+    """One per swarm. A peer is asked of the swarm only while it is dialled: the more it is asked for by key, the fewer places
+    it leaves for those that it finds in topics."""
+
+    def __init__(self, swarm: Hyperswarm, acquaintances: Acquaintances) -> None:
+        self._swarm = swarm
+        self._acquaintances = acquaintances
+        self._plan = acquaintances.plan
+        self._asked: set[bytes] = set()
+
+    async def run(self) -> None:
+        """Dial until cancelled."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._watch)
+                while True:
+                    self._turn(self._swarm.now())
+                    with anyio.CancelScope(deadline=self._plan.next_timer()):
+                        await self._acquaintances.woken()
+        finally:
+            self._plan.give_back(self._swarm.now())
+
+    async def _watch(self) -> None:
+        """Failed dials show in what the swarm remembers of a peer, which may change whenever its numbers do."""
+        with self._swarm.events() as events:
+            async for _ in events:
+                self._acquaintances.wake()
+
+    def _turn(self, now: float) -> None:
+        failed = [key for key, began in self._plan.dialling.items() if self._has_failed(key, began)]
+        for key in {*failed, *self._plan.overdue(now)}:
+            log.debug("member %s cannot be reached", key.hex()[:12])
+            self._acquaintances.dial_failed(key)
+        for key in tuple(self._asked - self._plan.dialling.keys()):
+            self._swarm.leave_peer(key)
+            self._asked.discard(key)
+        for key in self._plan.take(now):
+            self._asked.add(key)
+            self._swarm.join_peer(key)
+
+    def _has_failed(self, key: bytes, began: float) -> bool:
+        """Whether the swarm's dial failed, and not so that it tries again through a relay."""
+        peer = self._swarm.peer(key)
+        return peer is not None and peer.disconnected_at >= began and not peer.force_relaying
