@@ -20,7 +20,7 @@ DialKind = Literal[
 ]
 """Why a dial over the DHT failed, in the order in which it would have gone well."""
 LanOutcome = Literal["connected", "refused", "timeout", "unreachable", "handshake"]
-"""How the newest dial of an address on the local network ended."""
+"""How the newest dial of an address on the local network ended. `handshake`: something answered that is no sidecar."""
 Refusal = Literal["", "blocked", "full", "proofs"]
 """Why we did not let a peer in that connected."""
 

@@ -6,8 +6,9 @@ ones, addresses the user gave with `--peer` (redialled for ever), and addresses 
 
 from __future__ import annotations
 
+import errno
 import logging
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ from hyperdht.errors import HyperDHTError
 from hyperdht.io.tcp import TcpListener, TcpStream, connect_tcp, listen_tcp
 
 if TYPE_CHECKING:
+    from sidecar.diagnosis.facts import LanOutcome
+
     from .mdns import LanPeer
 
 log = logging.getLogger(__name__)
@@ -35,6 +38,8 @@ MAX_HANDSHAKES_PER_HOST = 8
 REDIAL_FIRST_S = 0.5
 REDIAL_MAX_S = 30.0
 MDNS_TRIES = 3
+MAX_DIALS = 256
+"""Outcomes remembered: anybody on the network can announce any number of addresses by mDNS."""
 MAX_FRAME_BYTES = 256 * 1024 + 512
 """Largest SecretStream message: the room protocol's frame cap and Protomux's header."""
 KEEP_ALIVE_S = 15.0
@@ -68,6 +73,8 @@ class LanNetwork:
         self._dialling: set[str] = set()
         self.refused = 0
         """Sockets closed before or during the handshake."""
+        self.dials: OrderedDict[str, LanOutcome] = OrderedDict()
+        """How the newest dial of each of the last addresses ended, by "host:port"."""
 
     async def listen(self, host: str | None, port: int) -> Address:
         """Bind the listener and return where it listens; None is every address. OSError if the port is taken."""
@@ -120,13 +127,25 @@ class LanNetwork:
 
     async def _try(self, address: Address) -> bool | None:
         """Dial once. None without a connection; else it has ended by now, and whether it was with a member."""
+        label = f"{address[0]}:{address[1]}"
         try:
             with anyio.fail_after(HANDSHAKE_TIMEOUT_S):
                 sock = await connect_tcp(*address)
         except (OSError, TimeoutError) as error:
             log.debug("cannot reach %s port %d: %s", *address, str(error) or "no answer")
+            self._dialled(label, _outcome_of(error))
             return None
-        return await self._run_stream(sock, is_initiator=True)
+        self._dialled(label, "connected")
+        was_member = await self._run_stream(sock, is_initiator=True)
+        if was_member is None:
+            self._dialled(label, "handshake")
+        return was_member
+
+    def _dialled(self, label: str, outcome: LanOutcome) -> None:
+        self.dials.pop(label, None)
+        self.dials[label] = outcome
+        if len(self.dials) > MAX_DIALS:
+            self.dials.popitem(last=False)
 
     async def _accept(self, listener: TcpListener) -> None:
         async with anyio.create_task_group() as tasks:
@@ -168,3 +187,10 @@ class LanNetwork:
             self._hosts[host] -= 1
             self._hosts += Counter()  # drops the zeros
         return await self._on_connection(stream, f"{host}:{port}")
+
+
+def _outcome_of(error: OSError | TimeoutError) -> LanOutcome:
+    if isinstance(error, ConnectionRefusedError):
+        return "refused"
+    timed_out = isinstance(error, TimeoutError) or error.errno == errno.ETIMEDOUT
+    return "timeout" if timed_out else "unreachable"

@@ -79,6 +79,7 @@ class MdnsDiscovery:
         self._resolving: anyio.abc.TaskGroup | None = None
         self.seen = 0
         """Records of other sidecars seen, matching or not (for `doctor`)."""
+        self._members: set[str] = set()
 
     async def __aenter__(self) -> Self:
         self._zeroconf = (
@@ -101,6 +102,17 @@ class MdnsDiscovery:
         with anyio.CancelScope(shield=True):
             await self._browser.async_cancel()
             await self._zeroconf.async_close()
+
+    @property
+    def members(self) -> int:
+        """Instances announced now that are in a room of ours."""
+        return len(self._members)
+
+    @property
+    def heard_anything(self) -> bool:
+        """Whether anybody else on the network was heard by multicast, whatever it offers: a printer will do."""
+        ours = (self._instance.lower(), str(self._info.server).lower(), SERVICE_TYPE)
+        return any(name.lower() not in ours for name in self._zeroconf.zeroconf.cache.names())
 
     async def rooms_changed(self) -> None:
         """Announce the rooms we are in now, and look at known records again."""
@@ -125,6 +137,7 @@ class MdnsDiscovery:
             return
         if state_change is ServiceStateChange.Removed:
             self._names.discard(name)
+            self._members.discard(name)
             return
         if name not in self._names:
             if len(self._names) >= MAX_INSTANCES:
@@ -141,7 +154,10 @@ class MdnsDiscovery:
         info = AsyncServiceInfo(SERVICE_TYPE, name)
         if not await info.async_request(self._zeroconf.zeroconf, RESOLVE_TIMEOUT_MS):
             return
-        if (peer := self._match(name, info)) is not None:
+        if (peer := self._match(name, info)) is None:
+            self._members.discard(name)
+        elif name in self._names:
+            self._members.add(name)
             self._found(peer)
 
     def _match(self, name: str, info: AsyncServiceInfo) -> LanPeer | None:

@@ -32,6 +32,7 @@ from sidecar.trust.policy import Enforcement
 
 from . import session_events as events
 from .acquaintances import Acquaintances
+from .meetings import Meetings
 from .messages import MAX_OFFERS, GoodbyeReason, Offer
 from .peer import PeerConnection
 from .statements import Placed, Statements
@@ -166,6 +167,8 @@ class RoomNetwork:
             wall_clock=wall_clock,
         )
         """Members of rooms on the internet, and whom to dial."""
+        self.meetings = Meetings(clock)
+        """Connections that are over."""
         self._attachments: list[_Attachment] = []
         self._failed_proofs: Counter[bytes] = Counter()
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -202,6 +205,8 @@ class RoomNetwork:
         try:
             reason = await connection.run()
             log.info("peer %s at %s: %s", connection.key.hex()[:12], address, reason)
+            if self.connections.get(connection.key) is connection and not connection.foreign:  # else it was replaced
+                self.meetings.end(connection, reason)
             if connection.foreign and self.other is not None:
                 self._forget(connection)
                 await self.other.run_connection(stream, connection.foreign, address)
@@ -403,12 +408,15 @@ class RoomNetwork:
         if connection.key == connection.stream.public_key:
             return False  # our own listener, found by mDNS or given with --peer
         if self._failed_proofs[connection.key] >= MAX_FAILED_PROOFS:
+            self.meetings.refuse(connection, "proofs")
             return False
         if self._keyring.standing(connection.key) is Standing.BLOCKED:
+            self.meetings.refuse(connection, "blocked")
             return False
         if (old := self.connections.get(connection.key)) is not None:
             return await self._replace(old, connection)
         if len(self.connections) >= self._max_peers:
+            self.meetings.refuse(connection, "full")
             return False
         unproved = [each for each in self.connections.values() if not each.proved]
         if len(unproved) >= MAX_UNPROVED:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
+from hyperdht.dht.link import Path
 from hyperdht.errors import RemoteProtocolError
+from hyperdht.io.peer_stream import PeerStream
 from hyperdht.protomux import ChannelClosed, ChannelMessageReceived, ChannelOpened, ChannelRequested, Mux, MuxLimits
 
 from .link import RoomLink
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from hyperdht import SecretStream
     from hyperdht.buffers import BytesLike
     from ollama_bridge.digests import Digest
+    from sidecar.diagnosis.facts import Road
 
     from .key import RoomKey
     from .session_events import SessionEvent
@@ -101,6 +104,14 @@ class PeerConnection:
     def key(self) -> bytes:
         """Public key of the peer."""
         return self.stream.remote_public_key
+
+    @property
+    def road(self) -> Road:
+        """How its packets travel now."""
+        path = self.stream.path if isinstance(self.stream, PeerStream) else None
+        if self.is_lan or path is Path.LAN:
+            return "lan"
+        return "relayed" if path is Path.RELAYED else "direct"
 
     @property
     def proved(self) -> list[RoomLink]:
