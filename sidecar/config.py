@@ -185,6 +185,14 @@ class Settings(BaseModel):
     api: LoopbackAddress = _setting(
         "127.0.0.1:11470", "Where the control API listens; loopback only.", unit="host:port"
     )
+    registry_port: int = _setting(
+        11471,
+        "Loopback port of the registry that `ollama pull` uses once `ollaswarm registry on` was said. It is part of the "
+        "names of models. On Windows it is always 80.",
+        unit="port",
+        ge=0,
+        le=65535,
+    )
     metrics_open: bool = _setting(False, "Let /metrics be read without the token, by processes of this machine.")
     listen: Address | None = _setting(
         None,

@@ -66,6 +66,7 @@ if TYPE_CHECKING:
         ImportInfo,
         NumberedEvent,
         Policy,
+        RegistryInfo,
         RollbackInfo,
         RoomKind,
         RuleInfo,
@@ -529,6 +530,16 @@ class SidecarControl:
         if ended.error is not None:
             raise as_error(ended.error)
         return replace(info, result=ended.result)
+
+    # --- registry ----------------------------------------------------------------------------------------------------
+
+    async def registry(self, *, entries: bool = False) -> RegistryInfo:
+        """See `Control`."""
+        return self._parts.room_registry.info(entries=entries)
+
+    async def set_registry(self, *, on: bool, new_secret: bool = False, push: bool | None = None) -> RegistryInfo:
+        """See `Control`."""
+        return await self._parts.room_registry.switch(on=on, new_secret_wanted=new_secret, push=push)
 
     # --- auto-sync -----------------------------------------------------------------------------------------------------
 

@@ -102,6 +102,10 @@ class AdapterRow(Result):
     created: str = ""
     local: bool = False
     """Shared by this machine."""
+    kind: str = "adapter"
+    """`adapter` or `model`."""
+    parameters: str = ""
+    """Size and quantisation of a whole model, such as `1.2B Q8_0`."""
     warnings: tuple[str, ...] = ()
     """A known name under another key, or a name that looks like a known one."""
 
@@ -269,10 +273,12 @@ class Suggestion(Result):
     """One thing a publisher would like the model to have. Applied only when the user says so (T4)."""
 
     field: str
-    """`template`, `system`, or `parameters.NAME`."""
+    """`template`, `system`, or `parameters.NAME`; of a whole model also `license`, which is only to be read."""
     current: str
     """What the base model has; empty when nothing."""
     suggested: str
+    required: bool = False
+    """Part of a whole model, which is not installed without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +333,38 @@ class ImportInfo(Result):
     base_installed: str | None = None
     """Name of the base model that was made from it; None when it was not needed."""
     result: InstallResult | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryRow(Result):
+    """One adapter as the registry offers it."""
+
+    room: str
+    """Label of the room."""
+    ref: str
+    version: int
+    fits: bool | None
+    """Whether its base is here; None while the local models are not known."""
+    model: str = field(repr=False)
+    """What to pull, the secret included."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryInfo(Result):
+    """The registry that `ollama pull` fetches from rooms by."""
+
+    on: bool
+    listening: bool
+    """False while it is off, or cannot have its port; then `cause` says why."""
+    address: str
+    """As part of a model name."""
+    push: bool
+    """Whether `ollama push` shares."""
+    cause: str = ""
+    secret: str = field(default="", repr=False)
+    prefix: str = field(default="", repr=False)
+    """`127.0.0.1:PORT/SECRET/`: in front of ROOM.NAME it is what to pull."""
+    entries: tuple[RegistryRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -424,6 +462,8 @@ class ShareOptions:
     card: str | None = None
     suggest: bool = False
     """Offer the model's own template, system text and parameters as suggestions."""
+    model: bool = False
+    """Offer the whole model, not an adapter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -500,7 +540,7 @@ class Control(Protocol):
         ...
 
     async def share(self, what: str, room: str, options: ShareOptions) -> AdapterRow:
-        """Sign and offer an adapter model, an adapter GGUF file or a PEFT folder. Paths are absolute."""
+        """Sign and offer an adapter model, an adapter GGUF file, a PEFT folder or a whole model. Paths are absolute."""
         ...
 
     async def share_all(self, room: str, *, on: bool) -> RoomInfo:
@@ -515,7 +555,10 @@ class Control(Protocol):
         ...
 
     async def suggestions(self, ref: str) -> tuple[Suggestion, ...]:
-        """What `get` would change beyond base plus adapter if suggestions were accepted."""
+        """What `get` would change beyond base plus adapter if suggestions were accepted.
+
+        Of a whole model: its texts, fetched for this if they are not here. Raises NotFound, TransferError, ModelRefused.
+        """
         ...
 
     async def get(self, ref: str, options: GetOptions) -> TransferInfo:
@@ -550,6 +593,19 @@ class Control(Protocol):
 
     async def import_bundle(self, path: str, options: GetOptions) -> ImportInfo:
         """Verify a bundle and install what is in it. `path` is absolute. Raises what `get` ends with, BundleError."""
+        ...
+
+    async def registry(self, *, entries: bool = False) -> RegistryInfo:
+        """The registry for `ollama pull`. `entries`: with a row for everything that rooms offer."""
+        ...
+
+    async def set_registry(self, *, on: bool, new_secret: bool = False, push: bool | None = None) -> RegistryInfo:
+        """Switch it on or off, for good.
+
+        Args:
+            new_secret: Make a new secret, so that names with the old one cannot be pulled any more.
+            push: Whether `ollama push` shares; None leaves it as it is.
+        """
         ...
 
     async def sync_rules(self) -> tuple[RuleInfo, ...]:

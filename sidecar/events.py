@@ -239,6 +239,17 @@ class ShareRefused(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class RegistryRefused(Event):
+    """An `ollama pull` from a room, or an `ollama push` into one, was refused before anything was transferred."""
+
+    name: ClassVar[str] = "registry:refused"
+    model: str
+    code: str
+    cause: str
+    next_step: str
+
+
+@dataclass(frozen=True, slots=True)
 class SyncPlanned(Event):
     """Auto-sync begins something, or what it waits with changed."""
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .orch_mind.verbs import OrchMindVerbs
     from .paths import DataPaths
     from .publish import Publisher
+    from .registry.service import RegistryService
     from .rooms.network import RoomNetwork
     from .sync.runner import Sync
     from .transfer.provide import Provider
@@ -58,4 +59,5 @@ class Parts:
     transfers: Transfers
     orch_mind: OrchMindVerbs
     sync: Sync
+    room_registry: RegistryService
     alarms: Alarms

@@ -60,6 +60,10 @@ class DataPaths:
         return self.root / "token"
 
     @property
+    def registry(self) -> Path:
+        return self.root / "registry.json"
+
+    @property
     def lock(self) -> Path:
         return self.root / "daemon.lock"
 

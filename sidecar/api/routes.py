@@ -17,6 +17,7 @@ from sidecar.control_types import (
     ImportInfo,
     PeerInfo,
     PublisherInfo,
+    RegistryInfo,
     RollbackInfo,
     RoomInfo,
     RuleInfo,
@@ -41,7 +42,7 @@ def make_routes(control: Control, closing: anyio.Event) -> APIRouter:
         prefix=API_PREFIX,
         responses={"4XX": {"model": schemas.ErrorBody}, "5XX": {"model": schemas.ErrorBody}},
     )
-    for add in (_add_overview, _add_rooms, _add_adapters, _add_bundles, _add_sync, _add_trust):
+    for add in (_add_overview, _add_rooms, _add_adapters, _add_bundles, _add_sync, _add_registry, _add_trust):
         add(router, control)
     _add_transfers(router, control, closing)
     return router
@@ -147,6 +148,16 @@ def _add_sync(router: APIRouter, control: Control) -> None:
     @router.post("/sync/rollback", summary="Bring back an older version of a followed adapter")
     async def sync_rollback(body: schemas.Rollback) -> RollbackInfo:
         return await control.sync_rollback(body.name, body.version)
+
+
+def _add_registry(router: APIRouter, control: Control) -> None:
+    @router.get("/registry", summary="The registry for `ollama pull`, its secret included")
+    async def registry(entries: bool = False) -> RegistryInfo:
+        return await control.registry(entries=entries)
+
+    @router.post("/registry", summary="Switch the registry for `ollama pull` on or off")
+    async def set_registry(body: schemas.Registry) -> RegistryInfo:
+        return await control.set_registry(on=body.on, new_secret=body.new_secret, push=body.push)
 
 
 def _add_trust(router: APIRouter, control: Control) -> None:

@@ -125,6 +125,12 @@ class SetPolicy(Body):
     policy: Policy
 
 
+class Registry(Body):
+    on: bool
+    new_secret: bool = Field(False, description="Names with the old one cannot be pulled any more.")
+    push: bool | None = Field(None, description="Whether `ollama push` shares; null leaves it as it is.")
+
+
 class File(Body):
     path: str = Field(max_length=MAX_PATH, description="Absolute path on this machine.")
 

@@ -30,6 +30,7 @@ VERBS = {
     "transfers": "sidecar.cli.cmd_watch:transfers",
     "peers": "sidecar.cli.cmd_watch:peers",
     "sync": "sidecar.cli.cmd_sync:app",
+    "registry": "sidecar.cli.cmd_registry:app",
     "trust": "sidecar.cli.cmd_trust:trust",
     "block": "sidecar.cli.cmd_trust:block",
     "blocklist": "sidecar.cli.cmd_trust:blocklist",

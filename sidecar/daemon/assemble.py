@@ -29,6 +29,7 @@ from sidecar.orch_mind.service import OrchMind
 from sidecar.orch_mind.verbs import OrchMindVerbs
 from sidecar.parts import Parts
 from sidecar.publish import Publisher
+from sidecar.registry.build import build_registry
 from sidecar.rooms.key import GENERAL_TOPIC, RoomKey
 from sidecar.rooms.network import JoinedRoom, RoomNetwork
 from sidecar.share_source import SourceFinder
@@ -150,6 +151,23 @@ async def assemble(settings: Settings) -> AsyncIterator[Parts]:
             emit=bus.emit,
             listen=bus.listen,
         )
+        room_registry = build_registry(
+            paths=paths,
+            port=settings.registry_port,
+            client=client,
+            store=store,
+            one_time=registry,
+            local=local,
+            catalogue=catalogue,
+            network=network,
+            journal=journal_thread,
+            provider=provider,
+            blobs=blobs,
+            installer=installer,
+            publisher=publisher,
+            transfers=transfers,
+            emit=bus.emit,
+        )
         orch_mind = OrchMind(
             catalogue=catalogue,
             journal=journal_thread,
@@ -190,6 +208,7 @@ async def assemble(settings: Settings) -> AsyncIterator[Parts]:
             transfers=transfers,
             orch_mind=OrchMindVerbs(orch_mind, adopter, transfers, journal_thread, bus.emit),
             sync=sync,
+            room_registry=room_registry,
             alarms=Alarms(
                 bus=bus,
                 catalogue=catalogue,

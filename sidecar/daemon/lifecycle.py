@@ -86,6 +86,7 @@ async def _start(
     tasks.start_soon(parts.local.run, parts.sync.adapter_appeared, parts.publisher.adapter_removed)
     tasks.start_soon(parts.sync.run)
     tasks.start_soon(parts.alarms.run)
+    tasks.start_soon(parts.room_registry.run)
     tasks.start_soon(_recover, parts)
     tasks.start_soon(_keep_gauges, parts)
 
