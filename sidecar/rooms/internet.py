@@ -14,6 +14,7 @@ import anyio
 import anyio.abc
 
 from hyperdht import HyperDHT, Hyperswarm
+from hyperdht.dht.constants import Firewall
 from hyperdht.errors import HyperDHTError
 from hyperdht.io.interfaces import EVERY_INTERFACE
 
@@ -121,6 +122,21 @@ class InternetRooms:
     def rooms_changed(self) -> None:
         """A room was joined or left."""
         self._changed.set()
+
+    @property
+    def swarm(self) -> Hyperswarm | None:
+        """The swarm while there is one, for whoever explains connections."""
+        return self._swarm
+
+    @property
+    def firewall(self) -> Firewall:
+        """Which kind of NAT is before us, as far as is known."""
+        return Firewall.UNKNOWN if self._node is None else self._node.firewall
+
+    @property
+    def joining(self) -> bool:
+        """Whether the DHT was asked and the first walk is still under way."""
+        return self._node is not None and not self._node.bootstrapped
 
     def info(self) -> InternetInfo:
         """How it stands."""
