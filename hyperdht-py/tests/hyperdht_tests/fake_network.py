@@ -12,6 +12,7 @@ from anyio.lowlevel import checkpoint
 
 from hyperdht import KeyPair, PeerNotFound, RequestTimeout
 from hyperdht.addresses import Address
+from hyperdht.buffers import BytesLike
 from hyperdht.dht.messages import PeerRecord
 from hyperdht.dht.operations import OnPeers
 from hyperdht.dht.payloads import NoisePayload
@@ -61,6 +62,9 @@ class FakeByteStream(ByteStream):
         await checkpoint()
         if self._closed:
             raise anyio.BrokenResourceError if self._reset else anyio.ClosedResourceError
+        self.send_now(item)
+
+    def send_now(self, item: BytesLike) -> None:
         self.bytes_sent += len(item)
         self.other.bytes_received += len(item)
         self.other._arrived += item

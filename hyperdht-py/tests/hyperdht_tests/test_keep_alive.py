@@ -1,19 +1,23 @@
 """Connections whose handshake was done elsewhere, and the empty messages that keep them alive."""
 
+import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
 import pytest
 
-from hyperdht import KeyPair, SecretStream
+from hyperdht import KeyPair, SecretStream, testnet
 from hyperdht.io.keep_alive import KeepAlive
+from hyperdht.io.peer_stream import HEADER_BYTES
 from hyperdht.noise import HandshakeKeys, NoiseHandshake
 
+from .dht_nodes import connected, node, nodes
 from .io_pairs import tcp_pair
 
 pytestmark = pytest.mark.anyio
 
+EMPTY_BYTES = 20  # of a message without content: three of its length, seventeen of its encryption
 LEFT, RIGHT = KeyPair.generate(), KeyPair.generate()
 
 
@@ -59,50 +63,120 @@ async def test_the_end_before_the_header_is_told() -> None:
             await left.wait_open()
 
 
-async def test_the_peer_sees_nothing_of_a_keep_alive() -> None:
-    async with resumed_pair() as (left, right):
-        await left.keep_alive(0.0)
-        await left.send(b"payload")
-        assert await right.receive() == b"payload"
-
-
 class IdleConnection:
-    """Needs a sign of life whenever it is asked."""
+    """Says nothing of its own."""
 
     def __init__(self) -> None:
         self.beats = 0
+        self.heard = 0
         self.beaten = anyio.Event()
 
-    def needs_keep_alive(self, interval_s: float) -> bool:
-        return True
+    @property
+    def traffic(self) -> int | None:
+        return self.beats + self.heard if self.beats else None
 
-    async def keep_alive(self, interval_s: float) -> None:
+    def beat(self) -> None:
         self.beats += 1
         self.beaten.set()
-        await anyio.sleep_forever()  # a peer that takes nothing
+        self.beaten = anyio.Event()
+
+    async def beats_reach(self, count: int) -> None:
+        with anyio.fail_after(5):
+            while self.beats < count:
+                await self.beaten.wait()
 
 
-async def test_idle_connections_are_kept_alive_also_beside_one_that_is_stuck() -> None:
-    first, second = IdleConnection(), IdleConnection()
-    keep_alive = KeepAlive(interval_s=0.02)
+@asynccontextmanager
+async def kept_alive(*connections: IdleConnection) -> AsyncIterator[KeepAlive]:
+    keep_alive = KeepAlive(interval_s=0.02, randomness=random.Random(1))
+    for each in connections:
+        keep_alive.add(each)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(keep_alive.run, tasks)
-        keep_alive.add(first)
-        await first.beaten.wait()
-        keep_alive.add(second)
-        await second.beaten.wait()
-        keep_alive.discard(first)
-        keep_alive.discard(second)
-        beats = first.beats
-        await anyio.sleep(0.02)
-        assert first.beats == beats
+        tasks.start_soon(keep_alive.run)
+        yield keep_alive
         tasks.cancel_scope.cancel()
 
 
-async def test_a_connection_that_sends_needs_no_sign_of_life() -> None:
-    async with resumed_pair() as (left, _right):
-        await left.send(b"x")
-        assert not left.needs_keep_alive(5.0)
-        assert left.needs_keep_alive(0.0)
-        await left.aclose()
-        assert not left.needs_keep_alive(0.0)
+async def test_idle_connections_are_kept_alive_until_they_are_closed() -> None:
+    first, second, third = IdleConnection(), IdleConnection(), IdleConnection()
+    async with kept_alive(first) as keep_alive:
+        await first.beats_reach(2)
+        keep_alive.add(second)
+        await second.beats_reach(2)
+        assert len(keep_alive) == 2
+        keep_alive.discard(first)
+        keep_alive.discard(second)
+        assert len(keep_alive) == 0
+        beats = first.beats, second.beats
+        keep_alive.add(third)
+        await third.beats_reach(2)
+        assert (first.beats, second.beats) == beats
+
+
+async def test_who_hears_from_the_peer_is_silent_once_it_has_spoken() -> None:
+    """The acknowledgements of what the peer sends are signs of life."""
+    listening, idle = IdleConnection(), IdleConnection()
+    async with kept_alive(listening, idle):
+        await listening.beats_reach(1)
+        for beats in range(2, 8):
+            listening.heard += 1
+            await idle.beats_reach(beats)
+        assert listening.beats <= 2, "it heard something before every look but perhaps one"
+        await listening.beats_reach(4)
+
+
+async def test_after_a_change_of_the_network_all_are_heard_of_at_once() -> None:
+    first, second = IdleConnection(), IdleConnection()
+    keep_alive = KeepAlive(interval_s=3600, randomness=random.Random(1))
+    keep_alive.add(first)
+    keep_alive.add(second)
+    keep_alive.beat_all()
+    assert (first.beats, second.beats) == (1, 1)
+
+
+async def test_the_peer_sees_nothing_of_a_sign_of_life() -> None:
+    async with nodes(2) as (left, right), left.listen() as server:
+        client, accepted = await connected(right, server)
+        assert client.traffic is None
+        client.beat()
+        before = client.traffic
+        client.beat()
+        assert before is not None
+        assert client.traffic == before + EMPTY_BYTES
+        await client.send(b"payload")
+        assert await accepted.receive() == b"payload"
+
+
+async def test_a_closed_connection_does_not_beat() -> None:
+    async with nodes(2) as (left, right), left.listen() as server:
+        client, _ = await connected(right, server)
+        client.beat()
+        before = client._watched.bytes_sent
+        await client.aclose()
+        client.beat()
+        assert client._watched.bytes_sent == before
+
+
+class Phase(random.Random):
+    """Lets a node begin to look at that part of the interval."""
+
+    def __init__(self, part: float) -> None:
+        super().__init__(1)
+        self._part = part
+
+    def random(self) -> float:
+        return self._part
+
+
+async def test_of_two_idle_sides_one_beats() -> None:
+    async with testnet(4) as bootstrap, AsyncExitStack() as stack:
+        left, right = [
+            await stack.enter_async_context(node(bootstrap, keep_alive_s=0.2, randomness=Phase(part)))
+            for part in (0.0, 0.5)
+        ]
+        server = await stack.enter_async_context(left.listen())
+        both = await connected(right, server)
+        await anyio.sleep(2.0)
+        beats = sorted((stream._watched.bytes_sent - HEADER_BYTES) // EMPTY_BYTES for stream in both)
+        assert beats[0] <= 3, f"both beat: {beats}"
+        assert beats[1] >= 6, f"none beats: {beats}"

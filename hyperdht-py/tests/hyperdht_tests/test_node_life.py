@@ -141,7 +141,7 @@ def counters(*owners: HyperDHT) -> list[Counters]:
             queries=len(dht._rpc._queries),
             attempts=sum(not attempt.over for attempt in dht._machine._connects),
             servers=len(dht._servers),
-            kept_alive=len(dht._keep_alive._connections),
+            kept_alive=len(dht._keep_alive),
             waiting=len(dht._waiting._events),
             relayed=len(dht._links._relayed),
             meetings=len(dht._links._meetings),

@@ -8,7 +8,6 @@ It starts no task of its own. Keep-alive messages are sent and time limits watch
 owner of a connection always has one that does.
 """
 
-import contextlib
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -127,7 +126,7 @@ class SecretStream(AsyncResource):
     ) -> Self:
         """A connection whose handshake was done elsewhere, as the DHT does it. Sends our header and waits for nothing.
 
-        Empty messages of the peer are swallowed; whoever owns the connection calls `keep_alive` from time to time.
+        Empty messages of the peer are swallowed; whoever owns the connection sends some from time to time.
         """
         machine = SecretStreamMachine(
             is_initiator, key_pair, handshake=handshake, max_message_bytes=max_message_bytes, drop_empty=True
@@ -142,17 +141,6 @@ class SecretStream(AsyncResource):
             EndOfStream, BrokenResourceError, ClosedResourceError: As for `receive`.
         """
         await self._wait_until(lambda: self._machine.state is not State.HEADER)
-
-    def needs_keep_alive(self, interval_s: float) -> bool:
-        """Whether nothing was sent for that long. A send under way is a sign of life itself."""
-        can_send = not (self._send_lock.locked() or self._send_ended or self._closed or self._failure)
-        return can_send and anyio.current_time() - self._last_sent >= interval_s
-
-    async def keep_alive(self, interval_s: float) -> None:
-        """Send an empty message if it `needs_keep_alive`."""
-        if self.needs_keep_alive(interval_s):
-            with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-                await self.send(b"")
 
     @property
     def is_initiator(self) -> bool:

@@ -101,8 +101,8 @@ class HyperDHT(Queries):
         self._max_message_bytes = max_message_bytes
         self._transport = UdxTransport(host=host, offload=offload)
         self._tells_local_addresses = guarded(tells_local_addresses, instead=False, name="tells_local_addresses")
-        self._keep_alive = KeepAlive(keep_alive_s)
         self._randomness = randomness or random.SystemRandom()
+        self._keep_alive = KeepAlive(keep_alive_s, randomness=self._randomness)
         self._wall_clock = wall_clock
         self._waiting = Waiting()
         self._bootstrapped = anyio.Event()
@@ -132,7 +132,7 @@ class HyperDHT(Queries):
             await self._transport.__aexit__()
             raise
         self._links = Links(self, self._transport, self._machine, self._keep_alive, self._max_message_bytes)
-        self._tasks.start_soon(self._keep_alive.run, self._tasks)
+        self._tasks.start_soon(self._keep_alive.run)
         self._tasks.start_soon(self._join_network)
         self._tasks.start_soon(self._watch_machine)
         return self
@@ -209,13 +209,13 @@ class HyperDHT(Queries):
         Changes of the machine's addresses are noticed without a call.
         """
         self._rpc.handle_network_change(self.now())
-        self._keep_alive.beat_all(self._tasks)
+        self._keep_alive.beat_all()
         self.wake()
 
     def handle_wakeup(self) -> None:
         """This machine slept: ask who is still there, and see which connections live. Noticed without a call."""
         self._rpc.handle_wakeup(self.now())
-        self._keep_alive.beat_all(self._tasks)
+        self._keep_alive.beat_all()
         for server in tuple(self._servers):
             server.refresh()
         self.wake()

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Protocol, cast
 
-import anyio
 from anyio.abc import ByteStream
 
+from ..buffers import BytesLike
 from ..dht.link import Path
 from ..secret_stream import SecretStreamMachine
 from ..secret_stream.framing import LENGTH_BYTES
@@ -34,6 +34,10 @@ class WatchedByteStream(Protocol):
         """Call `callback` once both directions are over, for whatever reason; at once if they are."""
         ...
 
+    def send_now(self, item: BytesLike) -> None:
+        """Queue a few bytes without waiting; nothing once it is over."""
+        ...
+
 
 class PeerStream(SecretStream):
     """A connection with a peer, made by a node and, in a swarm, counted by it until it is closed."""
@@ -46,8 +50,6 @@ class PeerStream(SecretStream):
         self._callbacks: list[Callable[[], object]] = []
         self._over = False
         self._watched = cast("WatchedByteStream", byte_stream)
-        self._heard_bytes = 0
-        self._heard_at = anyio.current_time()
         self._watched.on_closed(self._set_over)
 
     @property
@@ -69,19 +71,16 @@ class PeerStream(SecretStream):
         """Whether messages went both ways, empty ones included. The headers that every stream begins with do not count."""
         return self._watched.bytes_sent > HEADER_BYTES and self._watched.bytes_received > HEADER_BYTES
 
-    def needs_keep_alive(self, interval_s: float) -> bool:
-        """Whether nothing went either way for that long, as far as is seen by who asks several times in it.
+    @property
+    def traffic(self) -> int | None:
+        """Bytes either way so far; None before a message of ours."""
+        sent = self._watched.bytes_sent
+        return sent + self._watched.bytes_received if sent > HEADER_BYTES else None
 
-        What the peer sends is acknowledged, so it shows the peer that we live and keeps our NAT open as well as something of
-        ours: of two idle sides one sends. The first sign of life comes from both, because swarms go by `talked`.
-        """
-        heard = self._watched.bytes_received
-        if heard != self._heard_bytes:
-            self._heard_bytes, self._heard_at = heard, anyio.current_time()
-        if not super().needs_keep_alive(interval_s):
-            return False
-        has_spoken = self._watched.bytes_sent > HEADER_BYTES
-        return not has_spoken or anyio.current_time() - self._heard_at >= interval_s
+    def beat(self) -> None:
+        """Send an empty message, unless a send is under way, which is a sign of life itself. Waits for nothing."""
+        if not (self._over or self._closed or self._send_ended or self._failure or self._send_lock.locked()):
+            self._watched.send_now(self._machine.encrypt((b"",)))
 
     def on_over(self, callback: Callable[[], object]) -> None:
         """Call `callback` once it is `over`; at once if it is."""

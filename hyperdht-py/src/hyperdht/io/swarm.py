@@ -456,7 +456,7 @@ class Hyperswarm:
             case KeepAliveWanted(connection):
                 stream = self._links.stream(connection)
                 if stream is not None:
-                    self.tasks.start_soon(stream.keep_alive, 0.0)
+                    stream.beat()
             case ConnectionOpened(connection):
                 stream = self._links.stream(connection)
                 assert stream is not None

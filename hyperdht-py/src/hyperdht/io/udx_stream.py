@@ -172,6 +172,12 @@ class UdxByteStream(DirectByteStream):
         finally:
             self._sending = False
 
+    def send_now(self, item: BytesLike) -> None:
+        """Queue a few bytes without waiting for room; nothing once the stream or our side is over."""
+        if not (self._closed or self._send_ended or self._machine.close_reason is not None):
+            self._stream.write(item)
+            self.bytes_sent += len(item)
+
     def send_message(self, message: BytesLike) -> None:
         """Send an unordered message, which may be lost.
 
