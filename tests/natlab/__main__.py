@@ -1,8 +1,10 @@
-"""Try every kind of NAT against every other.
+"""Try every kind of NAT against every other, or five sidecars behind two of them.
 
 make nat                                          js-js, py-py, py-js and js-py, without and with a relay, 3 trials a cell
 make nat ARGS="--pairs py-js --servers random --clients open consistent --reps 20"
 make nat ARGS="--json trials.jsonl"               every trial on a line of its own
+make nat ARGS="five"                              a room of five sidecars, see five.py
+make nat ARGS="five --kinds consistent random --size 128 --acts all killed"
 
 A pair names the stacks of the client and of the server.
 """
@@ -22,6 +24,8 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 
 from tests.interop.setup_node import is_installed, missing
 
+from .five_report import add_arguments
+from .five_report import run as run_five
 from .kinds import KINDS, SHARED
 from .lab import Lab, Trial
 from .matrix import comparison, footnotes, matrix
@@ -55,6 +59,7 @@ def main() -> int:
     parser.add_argument("--delay-ms", type=float, default=10.0, help="one way, of a subscriber line")
     parser.add_argument("--json", type=argparse.FileType("a"), help="append every trial to this file")
     parser.add_argument("--seed", type=int, default=0, help="of the order of the trials")
+    add_arguments(parser.add_subparsers(dest="what").add_parser("five", help="a room of five sidecars"))
     args = parser.parse_args()
     reason = (
         why_not() or missing() or (None if is_installed() else "tests/interop/node_modules is not there: make node")
@@ -64,6 +69,9 @@ def main() -> int:
         return 1 if os.environ.get("CI") == "true" else 0
     print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}", flush=True)
     with Lab(nodes=STACKS[args.nodes], delay_s=args.delay_ms / 1000) as lab:
+        if args.what == "five":
+            run_five(lab, args)
+            return 0
         trials = run(lab, cells(args), args.reps, args.jobs, args.seed, args.json)
     for relay in sorted({trial.relay for trial in trials}):
         report([trial for trial in trials if trial.relay == relay], relay)

@@ -11,6 +11,7 @@ Everything is a process of its own and is asked as a user or a program of that m
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -39,8 +40,11 @@ if TYPE_CHECKING:
     from .namespaces import Namespace
 
 T = TypeVar("T")
+U = TypeVar("U")
 OLLAMA_PORT = 11434
 ROOM = "team"
+NO_TLS = False
+"""Reading the machine's certificates takes longer than the question."""
 BITMAP_AT = 48
 """Where the bitmap begins in a `chunks` file, see sidecar/transfer/journal.py."""
 
@@ -64,7 +68,7 @@ class InsideApi(Api):
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         ask = super().request
-        return self._namespace.inside(lambda: ask(method, path, **options))
+        return self._namespace.inside(lambda: ask(method, path, verify=NO_TLS, **options))
 
 
 class Machine:
@@ -115,9 +119,9 @@ class Machine:
         """The code goes in by standard input (T11)."""
         self.sidecar.ok("room", "join", "-", "--label", ROOM, "--yes", stdin=code)
 
-    def share(self, name: str, file: str) -> dict[str, Any]:
-        """Make a model of an adapter file, and offer it; its row."""
-        self.namespace.inside(lambda: run_adapter(self.sidecar.ollama, self._files, name, file))
+    def share(self, name: str) -> dict[str, Any]:
+        """Make a model of the adapter file of that name, and offer it; its row."""
+        self.namespace.inside(lambda: run_adapter(self.sidecar.ollama, self._files, name, name))
         row: dict[str, Any] = self.api.post("/shares", what=name, room=ROOM)
         return row
 
@@ -150,6 +154,10 @@ class Machine:
     def peers(self) -> list[dict[str, Any]]:
         """Those who proved that they are in the room."""
         return [peer for peer in self.api.get("/peers") if peer["rooms"]]
+
+    def wait_for_offer(self, row: dict[str, Any]) -> None:
+        """Return when it knows the offer; whoever holds the adapter need not be connected."""
+        wait_for(lambda: any(each["entry"] == row["entry"] for each in self.api.get("/adapters")), "an offer")
 
     def kept(self, row: dict[str, Any]) -> ChunkSet:
         """The chunks of an offered adapter that are on its disk."""
@@ -205,19 +213,18 @@ def sidecars(
         yield machines
 
 
-def adapter_files(folder: Path, size: int) -> dict[str, str]:
-    """A base model and adapters of that many bytes for it; the file names of the adapters by their model names."""
+def adapter_files(folder: Path, size: int, models: Iterable[str]) -> None:
+    """Make a base model, and for each name an adapter of that many bytes for it, in a file of that name."""
     make_fixtures(folder)
-    files = {"sql-lora": "adapter.gguf", "tools-lora": "adapter_b.gguf", "zero-lora": "adapter_zero.gguf"}
-    for seed, file in enumerate(files.values()):
-        pad_file(folder / file, size, seed)
-    return files
+    for seed, name in enumerate(models):
+        shutil.copy(folder / "adapter.gguf", folder / name)
+        pad_file(folder / name, size, seed)
 
 
-def at_once(do: Callable[[Machine], T], machines: Iterable[Machine]) -> list[T]:
-    """The same on several machines at the same time."""
+def at_once(do: Callable[[U], T], several: Iterable[U]) -> list[T]:
+    """The same with several machines at the same time."""
     with ThreadPoolExecutor(16) as pool:
-        return list(pool.map(do, machines))
+        return list(pool.map(do, several))
 
 
 class Tally:
@@ -226,15 +233,16 @@ class Tally:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._last: dict[str, int] = {}
-        self._from: dict[str, int] = {}
+        self.bytes: dict[str, int] = {}
+        """By the key of the sender. What comes between the last look and the end of a connection is missed."""
         self.look()
-        self._from.clear()
+        self.bytes.clear()
 
     def look(self) -> dict[str, int]:
-        """Ask now, and say what came so far, by the key of the sender. What comes between this and the end of a connection is missed."""
+        """Ask now."""
         for peer in self._machine.peers():
-            key, now = peer["key"], peer["received_bytes"]
-            last = self._last.get(key, 0)
-            self._from[key] = self._from.get(key, 0) + (now - last if now >= last else now)  # less: a new connection
+            key, now, last = peer["key"], peer["received_bytes"], self._last.get(peer["key"], 0)
+            if came := now - last if now >= last else now:  # less than before: a new connection
+                self.bytes[key] = self.bytes.get(key, 0) + came
             self._last[key] = now
-        return {key: size for key, size in self._from.items() if size}
+        return self.bytes
