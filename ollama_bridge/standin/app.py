@@ -26,7 +26,7 @@ from ollama_bridge.standin.protocol import (
     stream_response,
     text_response,
 )
-from ollama_bridge.standin.registry_client import PART_BYTES, RegistryClient
+from ollama_bridge.standin.registry_client import PART_BYTES, RETRY_S, RegistryClient
 from ollama_bridge.standin.store import StandInStore
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class StandIn:
         port: 0 lets the OS choose. Kept over restarts.
         clock: Wall-clock seconds, for the startup prune.
         part_bytes: Size of the parts blobs are pulled and pushed in.
+        retry_s: First pause before a part is pulled again; doubles.
         metadata_folder: Keep a folder `metadata` beside `blobs`, as 0.34 does for what it read from GGUF headers. None: as
             the server that `adapters` stands for.
     """
@@ -70,6 +71,7 @@ class StandIn:
         port: int = 0,
         clock: Callable[[], float] = time.time,
         part_bytes: int = PART_BYTES,
+        retry_s: float = RETRY_S,
         metadata_folder: bool | None = None,
     ) -> None:
         self.faults = faults or Faults()
@@ -81,7 +83,7 @@ class StandIn:
             (self.store.root / "metadata").mkdir(exist_ok=True)
         self._server = HttpServer(self._handle, port=port)
         self._creator = Creator(self.store, adapters == "refuse", self._reach)
-        self._registries = RegistryClient(self.store, self._reach, self.version, part_bytes)
+        self._registries = RegistryClient(self.store, self._reach, self.version, part_bytes, retry_s)
         self._describer = Describer(self.store)
         self._routes = {
             "/": {"GET": self._root, "HEAD": self._root},

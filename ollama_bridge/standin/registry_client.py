@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from ollama_bridge.standin.store import StandInStore
 
 PART_BYTES = 100_000_000  # Ollama's smallest part
+MAX_PARTS_AT_ONCE = 16
 MAX_TRIES = 6
+RETRY_S = 0.02  # Ollama's is one second
 READ_BYTES = 1 << 20
 
 
@@ -43,8 +45,8 @@ class RegistryClient:
     """Called at each step; faults happen there."""
     version: str
     part_bytes: int = PART_BYTES
-    retry_s: float = 0.02
-    """First pause before a part is tried again; doubles. Ollama's is one second."""
+    retry_s: float = RETRY_S
+    """First pause before a part is tried again; doubles."""
 
     async def pull(self, name: ModelName, *, insecure: bool) -> Lines:
         """Fetch a model."""
@@ -131,10 +133,26 @@ class RegistryClient:
         partial = final.with_name(final.name + "-partial")
         with partial.open("wb") as file:
             file.truncate(total)
-            for offset in range(0, total, self.part_bytes):
-                stop = min(offset + self.part_bytes, total)
-                await self._fetch_part(http, direct, file.fileno(), partial, offset, stop)
+        await self._fetch_parts(http, direct, partial, total)
         partial.replace(final)
+
+    async def _fetch_parts(self, http: httpx.AsyncClient, url: str, partial: Path, total: int) -> None:
+        failures: list[ApiError] = []
+        places = anyio.Semaphore(MAX_PARTS_AT_ONCE)
+
+        async def fetch(start: int) -> None:
+            async with places:
+                try:
+                    await self._fetch_part(http, url, partial, start, min(start + self.part_bytes, total))
+                except ApiError as error:
+                    failures.append(error)
+                    tasks.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            for start in range(0, total, self.part_bytes):
+                tasks.start_soon(fetch, start)
+        if failures:
+            raise failures[0]
 
     async def _direct_url(self, http: httpx.AsyncClient, url: str) -> str:
         try:
@@ -151,9 +169,7 @@ class RegistryClient:
             return await self._direct_url(http, direct)
         return direct
 
-    async def _fetch_part(
-        self, http: httpx.AsyncClient, url: str, descriptor: int, partial: Path, start: int, stop: int
-    ) -> None:
+    async def _fetch_part(self, http: httpx.AsyncClient, url: str, partial: Path, start: int, stop: int) -> None:
         pause = self.retry_s
         for _ in range(MAX_TRIES):
             try:

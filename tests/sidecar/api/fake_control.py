@@ -24,6 +24,8 @@ from sidecar.control_types import (
     PlanLine,
     Policy,
     PublisherInfo,
+    RegistryInfo,
+    RegistryRow,
     RollbackInfo,
     RoomInfo,
     RuleInfo,
@@ -70,6 +72,10 @@ def adapter_row(**changes: object) -> AdapterRow:
     return replace(row, **changes)  # type: ignore[arg-type]
 
 
+REGISTRY_SECRET = "0123456789abcdef" * 2
+REGISTRY_PREFIX = f"127.0.0.1:11471/{REGISTRY_SECRET}/"
+
+
 @dataclass
 class FakeControl:
     """What happened to it is in `calls`; what it answers can be changed by the test."""
@@ -77,6 +83,11 @@ class FakeControl:
     calls: list[tuple[object, ...]] = field(default_factory=list)
     joined: list[RoomInfo] = field(default_factory=lambda: [RoomInfo("0" * 32, "team", "private", 2, 1)])
     offered: list[AdapterRow] = field(default_factory=lambda: [adapter_row()])
+    registered: RegistryInfo = field(
+        default_factory=lambda: RegistryInfo(
+            False, False, "127.0.0.1:11471", True, "", REGISTRY_SECRET, REGISTRY_PREFIX
+        )
+    )
     rules: list[RuleInfo] = field(default_factory=list)
     planned: list[PlanLine] = field(default_factory=list)
     suggested: tuple[Suggestion, ...] = ()
@@ -263,6 +274,15 @@ class FakeControl:
         self.calls.append(("import_bundle", path, options))
         result = InstallResult(DIGEST, SIZE, "sql-lora:latest" if options.install else None, "pull", seconds=1.5)
         return ImportInfo("sql-lora", 7, KEY, DIGEST, "llama3.2:1b", result)
+
+    async def registry(self, *, entries: bool = False) -> RegistryInfo:
+        row = RegistryRow("team", "sql-lora", 7, True, f"{REGISTRY_PREFIX}team.sql-lora:latest")
+        return replace(self.registered, entries=(row,) if entries else ())
+
+    async def set_registry(self, *, on: bool, new_secret: bool = False, push: bool | None = None) -> RegistryInfo:
+        self.calls.append(("set_registry", on, new_secret, push))
+        self.registered = replace(self.registered, on=on, listening=on and not self.registered.cause)
+        return self.registered
 
     async def sync_rules(self) -> tuple[RuleInfo, ...]:
         return tuple(self.rules)

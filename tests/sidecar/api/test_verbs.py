@@ -116,6 +116,16 @@ async def test_sync_verbs(client: httpx.AsyncClient, control: FakeControl) -> No
     assert (await post(client, "/sync/rules", direction="both", room="team")).status_code == 422
 
 
+async def test_registry(client: httpx.AsyncClient, control: FakeControl) -> None:
+    assert (await client.get("/api/v1/registry")).json()["on"] is False
+    switched = await post(client, "/registry", on=True, new_secret=True)
+    assert switched.json()["secret"] in switched.json()["prefix"]
+    assert control.calls == [("set_registry", True, True, None)]
+    (row,) = (await client.get("/api/v1/registry", params={"entries": True})).json()["entries"]
+    assert row["model"].endswith("/team.sql-lora:latest")
+    assert (await post(client, "/registry")).status_code == 422
+
+
 async def test_bundles(client: httpx.AsyncClient, control: FakeControl) -> None:
     written = await post(client, "/bundles/export", ref="sql-lora", path="/tmp/x", with_base=True)
     assert (written.status_code, written.json()["has_base"]) == (200, True)

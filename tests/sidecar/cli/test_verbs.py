@@ -15,6 +15,7 @@ from tests.sidecar.api.fake_control import (
     CONSENT,
     DIGEST,
     KEY,
+    REGISTRY_PREFIX,
     FakeControl,
     adapter_row,
     base_missing,
@@ -386,3 +387,30 @@ def test_block_lists(run: Run, control: FakeControl) -> None:
         ("follow_blocks", KEY, True),
         ("follow_blocks", KEY, False),
     ]
+
+
+def test_registry_says_what_to_pull_and_who_can_read_the_secret(daemon: FakeControl, run: Run) -> None:
+    assert "The registry is off" in run("registry").output
+    on = run("registry", "on")
+    assert f"ollama pull --insecure {REGISTRY_PREFIX}ROOM.NAME" in on.output
+    assert f"ollama push --insecure {REGISTRY_PREFIX}ROOM.NAME" in on.output
+    assert "whoever may call this Ollama can read it" in on.output
+    assert run("registry").output.splitlines()[0] == "The registry is on at 127.0.0.1:11471."
+    assert (
+        f"ollama pull --insecure {REGISTRY_PREFIX}team.sql-lora:latest" in run("registry", "show", "--entries").output
+    )
+    assert run("registry", "on", "--new-secret", "--no-push").exit_code == 0
+    assert json.loads(run("registry", "off", "--json").output)["on"] is False
+    calls = [
+        ("set_registry", True, False, None),
+        ("set_registry", True, True, False),
+        ("set_registry", False, False, None),
+    ]
+    assert daemon.calls == calls
+
+
+def test_registry_without_its_port_says_so(daemon: FakeControl, run: Run) -> None:
+    daemon.registered = replace(daemon.registered, cause="Port 11471 of 127.0.0.1 cannot be used: Address in use.")
+    said = run("registry", "on").output
+    assert "does not listen. Port 11471" in said
+    assert "registry_port" in said
