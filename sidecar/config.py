@@ -209,6 +209,10 @@ class Settings(BaseModel):
         unit="host:port",
     )
     no_dht: bool = _setting(False, "Send nothing to the DHT: private rooms meet on the local network alone.")
+    no_relay: bool = _setting(
+        False,
+        "Never pass on packets for members of your rooms that cannot reach each other. They are encrypted, and at most 1 MiB/s.",
+    )
     no_mdns: bool = _setting(False, "Neither announce on the local network nor look there.")
     max_peers: int = _setting(64, "Connected peers at once.", unit="peers", ge=1, le=1000)
     upload_slots: int = _setting(8, "Peers served at once; the others wait their turn.", unit="peers", ge=1, le=64)

@@ -67,6 +67,11 @@ def read_aloud(public_key: bytes) -> tuple[str, ...]:
     return tuple(bip39_words()[number >> shift & 0x7FF] for shift in shifts)
 
 
+def relay_key_pair(identity: KeyPair) -> KeyPair:
+    """The key pair under which the owner of an identity relays for members of its rooms."""
+    return KeyPair.from_seed(blake2b(b"ollaswarm/relay", key=identity.secret_key[:SEED_BYTES]))
+
+
 def load_or_create_identity(data_dir: Path, *, check_modes: bool = os.name == "posix") -> Identity:
     """Read the identity of a data folder, or make one at the first start. Blocking, a few milliseconds.
 

@@ -12,6 +12,7 @@ import anyio.abc
 from hyperdht.io.interfaces import EVERY_INTERFACE
 from ollama_bridge.errors import OllamaBridgeError
 from sidecar.control import SidecarControl
+from sidecar.identity import relay_key_pair
 from sidecar.rooms.internet import InternetRooms
 
 from .assemble import assemble
@@ -102,6 +103,7 @@ def internet_rooms(parts: Parts) -> InternetRooms:
         acquaintances=parts.network.acquaintances,
         bootstrap=[str(node) for node in settings.bootstrap] or None,
         max_peers=settings.max_peers,
+        relay_key_pair=None if settings.no_relay else relay_key_pair(parts.identity.key_pair),
         enabled=not settings.no_dht,
         host=listen.host if listen is not None and bound else EVERY_INTERFACE,
     )

@@ -18,9 +18,9 @@ from hyperdht.dht.constants import Firewall
 from hyperdht.errors import HyperDHTError
 from hyperdht.io.interfaces import EVERY_INTERFACE
 
-from .introductions import Presence
 from .lan import MAX_FRAME_BYTES
 from .member_dialing import MemberDialing
+from .member_relay import MemberRelay
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -37,8 +37,6 @@ log = logging.getLogger(__name__)
 PRIVATE_KIND = "private"
 CLOSE_TIMEOUT_S = 2.5
 """To take announces back; the daemon as a whole ends within five seconds."""
-LOOK_EVERY_S = 2.0
-"""At our own NAT, of which members are told."""
 RETRY_S = 10.0
 """After the sockets could not be opened, for instance because the machine has no network yet."""
 
@@ -61,6 +59,12 @@ class InternetInfo:
     """As others see us; port 0 when each sees another one."""
     reachable: bool = False
     """Whether strangers can connect without hole punching."""
+    relaying: bool = False
+    """Whether members are told that we relay for them."""
+    relayed_pairs: int = 0
+    """Their connections that go through here."""
+    refused_relays: int = 0
+    """Strangers that wanted to be carried."""
     problem: str = ""
 
 
@@ -76,6 +80,7 @@ class InternetRooms:
         acquaintances: Acquaintances,
         bootstrap: Sequence[str] | None,
         max_peers: int,
+        relay_key_pair: KeyPair | None,
         enabled: bool = True,
         host: str = EVERY_INTERFACE,
     ) -> None:
@@ -86,6 +91,7 @@ class InternetRooms:
             rooms: All rooms we are in.
             acquaintances: Members to dial by key, and to introduce ourselves to.
             bootstrap: Nodes to start from; None is the public network.
+            relay_key_pair: For relaying between members that cannot reach each other; None to refuse to.
             enabled: False keeps everything silent.
             host: Where sockets are bound.
         """
@@ -95,11 +101,13 @@ class InternetRooms:
         self._acquaintances = acquaintances
         self._bootstrap = bootstrap
         self._max_peers = max_peers
+        self._relay_key_pair = relay_key_pair
         self._enabled = enabled
         self._host = host
         self._changed = anyio.Event()
         self._node: HyperDHT | None = None
         self._swarm: Hyperswarm | None = None
+        self._relay: MemberRelay | None = None
         self._problem = ""
 
     async def run(self) -> None:
@@ -114,7 +122,7 @@ class InternetRooms:
                 self._problem = str(group.exceptions[0])
                 log.warning("rooms on the internet do not work: %s", self._problem)
             finally:
-                self._swarm = self._node = None
+                self._swarm = self._node = self._relay = None
                 self._acquaintances.present(None)
             with anyio.move_on_after(RETRY_S if self._problem else 0):
                 await self._change()
@@ -140,8 +148,8 @@ class InternetRooms:
 
     def info(self) -> InternetInfo:
         """How it stands."""
-        node, swarm = self._node, self._swarm
-        if node is None or swarm is None:
+        node, swarm, relay = self._node, self._swarm, self._relay
+        if node is None or swarm is None or relay is None:
             return InternetInfo(self._enabled, running=False, problem=self._problem)
         states = [status for topic in swarm.topics if (status := swarm.status(topic)) is not None]
         return InternetInfo(
@@ -153,6 +161,9 @@ class InternetRooms:
             connections=len(swarm.connections),
             nat_address=node.nat_address,
             reachable=node.remote_address is not None,
+            relaying=relay.running,
+            relayed_pairs=relay.pairs,
+            refused_relays=relay.refused,
         )
 
     def _topics(self) -> set[bytes]:
@@ -179,13 +190,18 @@ class InternetRooms:
                 tells_local_addresses=self._is_private,
             ) as node,
             Hyperswarm(
-                dht=node, key_pair=self._key_pair, max_peers=self._max_peers, close_timeout_s=CLOSE_TIMEOUT_S
+                dht=node,
+                key_pair=self._key_pair,
+                max_peers=self._max_peers,
+                relay_for_peer=self._acquaintances.relay_for,
+                close_timeout_s=CLOSE_TIMEOUT_S,
             ) as swarm,
             anyio.create_task_group() as tasks,
         ):
             self._node, self._swarm, self._problem = node, swarm, ""
+            self._relay = MemberRelay(node, self._relay_key_pair, self._acquaintances)
             tasks.start_soon(self._take_connections, swarm, tasks)
-            tasks.start_soon(self._present, node)
+            tasks.start_soon(self._relay.run)
             tasks.start_soon(MemberDialing(swarm, self._acquaintances).run)
             while topics := self._topics():
                 for topic in topics.difference(swarm.topics):
@@ -194,13 +210,6 @@ class InternetRooms:
                     tasks.start_soon(swarm.leave, topic)
                 await self._change()
             tasks.cancel_scope.cancel()
-
-    async def _present(self, node: HyperDHT) -> None:
-        """Keep members informed of what they have to know to reach us. What a NAT does shows only in use."""
-        await node.fully_bootstrapped()
-        while True:
-            self._acquaintances.present(Presence(is_random=node.randomized))
-            await anyio.sleep(LOOK_EVERY_S)
 
     async def _take_connections(self, swarm: Hyperswarm, tasks: anyio.abc.TaskGroup) -> None:
         async for stream in swarm.connections:

@@ -10,7 +10,7 @@ import pytest
 
 from hyperdht.crypto import KeyPair
 from sidecar.errors import ConfigError
-from sidecar.identity import FILE_NAME, Identity, bip39_words, load_or_create_identity
+from sidecar.identity import FILE_NAME, Identity, bip39_words, load_or_create_identity, relay_key_pair
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "keys.json").read_text())["identity"]
 posix = pytest.mark.skipif(os.name != "posix", reason="file modes mean nothing here")
@@ -80,6 +80,11 @@ def test_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(os, "link", no_links)
     assert load_or_create_identity(tmp_path) == load_or_create_identity(tmp_path)
+
+
+def test_relay_key_matches_the_vector() -> None:
+    key_pair = relay_key_pair(KeyPair.from_seed(bytes.fromhex(VECTORS["seed"])))
+    assert key_pair.public_key.hex() == VECTORS["relay_public_key"]
 
 
 def test_forms_people_see_match_the_vectors() -> None:

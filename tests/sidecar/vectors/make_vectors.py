@@ -69,6 +69,7 @@ def keys() -> Json:
             "seed": SEED.hex(),
             "public_key": public_key.hex(),
             "word_indexes": [number >> 256 - 11 * place & 0x7FF for place in range(1, 5)],
+            "relay_public_key": sodium.crypto_sign_seed_keypair(blake2b(b"ollaswarm/relay", SEED))[0].hex(),
         },
     }
 
