@@ -6,10 +6,12 @@ comes and once it is there, it is provided to others: first from our partial fil
 
 from __future__ import annotations
 
+import contextlib
 import os
 from functools import partial
 from typing import TYPE_CHECKING
 
+import anyio
 from anyio import to_thread
 
 from ollama_bridge.digests import Digest
@@ -17,15 +19,16 @@ from ollama_bridge.nofollow import open_regular
 
 from .catalogue.rows import HeldRow
 from .errors import BlobMismatch, ChunkMismatch, QuotaExceeded
-from .transfer.chunks import CHUNK_BYTES
+from .transfer.chunks import CHUNK_BYTES, hash_chunks
 from .transfer.fetch import Fetch
 from .transfer.fetch_types import BlobSpec
+from .transfer.files import check_space
 from .transfer.partial import DiskPolicy, PartialFile
 from .transfer.pool import SourcePool
 from .transfer.verified import verify_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
     from typing import BinaryIO
 
@@ -120,6 +123,42 @@ class Blobs:
             self._provider.register(digest, blob.size, fetch.table, opener)
         return blob, True
 
+    async def check_room(self, entry: SignedEntry) -> None:
+        """Refuse before the first byte what all blobs of an entry together would not leave room for.
+
+        Each fetch looks again. Ollama's copy is counted too where its store can be seen: on the same disk as ours, both
+        are there for a moment.
+
+        Raises:
+            QuotaExceeded, DiskFull: With the figures.
+        """
+        await to_thread.run_sync(self._check_room, [(Digest.parse(b.digest), b.size) for b in entry.entry.blobs])
+
+    def _check_room(self, blobs: list[tuple[Digest, int]]) -> None:
+        store = self._store
+        new = [each for each in blobs if store is None or not store.has_blob(*each)]
+        missing = sum(max(0, size - self._kept_bytes(digest)) for digest, size in new)
+        self._admit(self.stored_bytes(), missing)
+        copies = 0 if store is None else sum(size for _, size in new)
+        if store is not None and store.root.stat().st_dev == self._paths.blobs.stat().st_dev:
+            missing, copies = missing + copies, 0
+        check_space(self._paths.blobs, missing, reserve_of=self._reserve)
+        if store is not None and copies:
+            check_space(store.root, copies, reserve_of=self._reserve)
+
+    def _kept_bytes(self, digest: Digest) -> int:
+        """Bytes of a blob that an earlier fetch left here, whole or in part."""
+        whole = self._paths.blobs / digest.file_name
+        return whole.stat().st_size if whole.exists() else _tree_bytes(self._paths.partial / digest.hex)
+
+    async def provide_small(self, blob: VerifiedBlob) -> None:
+        """Provide a small blob that Ollama had already, so that a model is provided with all its parts."""
+        if self._provider.blob(blob.digest) is None:
+            with blob.path.open("rb") as file:
+                _, table = await to_thread.run_sync(hash_chunks, file, blob.size)
+            opener = partial(open_regular, blob.path.parent, (blob.path.name,))
+            self._provider.register(blob.digest, blob.size, table, opener)
+
     async def take_in(self, entry: SignedEntry, table: ChunkTable, read: Callable[[int, int], bytes]) -> None:
         """Put a blob that lies in a file of the user's among the fetched ones, verified chunk by chunk and as a whole.
 
@@ -156,6 +195,17 @@ class Blobs:
             return verify_file(self._store.blob_path(digest), digest, size)
         except (BlobMismatch, OSError):
             return None
+
+    @contextlib.asynccontextmanager
+    async def scratch_file(self, data: bytes) -> AsyncIterator[Path]:
+        """A file of ours with that content, while the block lasts."""
+        path = self._paths.blobs / f".scratch-{Digest.of(data).hex}"
+        await to_thread.run_sync(path.write_bytes, data)
+        try:
+            yield path
+        finally:
+            with anyio.CancelScope(shield=True):
+                await to_thread.run_sync(partial(path.unlink, missing_ok=True))
 
     # --- what is held afterwards -------------------------------------------------------------------------------------
 

@@ -42,6 +42,7 @@ from .errors import ConsentNeeded, NotFound, RoomError, ShareError, UsageError, 
 from .events import RoomJoined, RoomLeft
 from .identity import read_aloud
 from .orch_mind.verbs import GENERAL_CONSENT
+from .models.words import model_settings, size_words
 from .rooms.code import generate_code, normalise_code, room_link
 from .rooms.key import RoomKey, derive_room_key, general_room_key, local_room_key
 from .rooms.messages import EPOCH_BYTES
@@ -363,10 +364,10 @@ class SidecarControl:
             publisher=signed.publisher.hex(),
             rooms=tuple(sorted(rooms)),
             digest=entry.blob.digest,
-            size=entry.blob.size,
+            size=entry.size,
             base=entry.base.name,
             base_digest=entry.base.digest,
-            fits=bool(bases) if parts.local.known.is_set() else None,
+            fits=(entry.is_model or bool(bases)) if parts.local.known.is_set() else None,
             sources=parts.network.sources(signed),
             trust="own" if own else SHOWN_TRUST[standing],
             installed_as=installed.get((signed.publisher, entry.blob.digest)),
@@ -412,6 +413,8 @@ class SidecarControl:
         shares = await self._parts.journal.run(lambda journal: journal.shares())
         labels = {each.key.room_id: each.label for each in self._parts.network.rooms.values() if joined in (None, each)}
         told = next((row for row in shares if name.lower() in (row.name.lower(), row.source.lower())), None)
+            kind=entry.kind,
+            parameters=size_words(entry.model),
         rooms = () if told is None else tuple(sorted(labels[each] for each in told.rooms if each in labels))
         if told is None and room is None and await self._orch_mind.shares(name):
             return await self._orch_mind.unshare(name, None)
@@ -458,6 +461,8 @@ class SidecarControl:
     async def cancel(self, transfer: str) -> TransferInfo:
         """See `Control`."""
         return self._parts.transfers.cancel(transfer)
+        if signed.entry.is_model:
+            return model_settings(await self._parts.models.texts(signed))
 
     async def uninstall(self, name: str) -> UninstallResult:
         """See `Control`."""

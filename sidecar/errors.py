@@ -201,6 +201,20 @@ class NoRoute(InstallError):
     code = "no-route"
 
 
+class ModelRefused(InstallError):
+    """A whole model holds something that is not passed on, or not installed."""
+
+    code = "model-refused"
+    http_status = 422
+
+
+class SettingsNotAccepted(InstallError):
+    """A whole model brings a template, system text or parameters of its own, and the user has not agreed to them."""
+
+    code = "settings-not-accepted"
+    default_next = "Run the same `get` in a terminal to see them and agree, or with --yes."
+
+
 class OllamaError(SidecarError):
     """Ollama is away or refused the request."""
 

@@ -129,7 +129,8 @@ class Installer:
         self._emit = emit
         self._own_key = own_key
         self._wall_clock = wall_clock
-        self._ollama_turn = anyio.Lock()
+        self.ollama_turn = anyio.Lock()
+        """Held by whoever changes models in Ollama: its own steps interleave badly, and its routes are probed each time."""
 
     # --- the story ---------------------------------------------------------------------------------------------------
 
@@ -254,7 +255,7 @@ class Installer:
     ) -> bridge_install.Installed:
         with bridge_errors():
             wanted = ModelName.parse(options.as_name or entry.name)
-            async with self._ollama_turn:  # Ollama's own steps interleave badly, and its routes are probed each time
+            async with self.ollama_turn:
                 route = await bridge_install.choose_route(self._client, self._registry)
                 self._emit(InstallStarted(transfer, entry.ref, base.display, route.kind or "none"))
                 installed = await bridge_install.install_adapter(
@@ -269,14 +270,15 @@ class Installer:
                     store=self._store,
                 )
                 with anyio.CancelScope(shield=True):  # the model is there: it must be known as ours
-                    row = await self._note_installed(entry, installed)
+                    row = await self.note_installed(entry, installed)
                 if options.accept_suggestions:
                     installed = await self._apply_suggestions(entry, installed)
-                    row = await self._note_installed(entry, installed)
+                    row = await self.note_installed(entry, installed)
         await self.write_audit("install", row, options.by)
         return installed
 
-    async def _note_installed(self, entry: SignedEntry, installed: bridge_install.Installed) -> InstallRow:
+    async def note_installed(self, entry: SignedEntry, installed: bridge_install.Installed) -> InstallRow:
+        """Write down that a model is ours."""
         row = InstallRow(
             installed.name.display,
             entry.entry.blob.digest,
@@ -316,7 +318,7 @@ class Installer:
         present = here.get(wanted.folded)
         if present is None:
             return False
-        row = await self._row_of(wanted)
+        row = await self.row_of(wanted)
         is_unchanged = row is not None and row.manifest_digest == f"sha256:{present.manifest_digest}"
         if row is not None and is_unchanged and row.publisher == entry.publisher:
             return True
@@ -362,7 +364,7 @@ class Installer:
         """
         with bridge_errors():
             wanted = ModelName.parse(options.as_name or made.name)
-            async with self._ollama_turn:
+            async with self.ollama_turn:
                 route = await bridge_install.choose_route(self._client, self._registry)
                 self._emit(InstallStarted(transfer, made.name, base.display, route.kind or "none"))
                 installed = await bridge_install.install_adapter(
@@ -404,14 +406,14 @@ class Installer:
             OllamaError: Ollama is away.
         """
         with bridge_errors():
-            async with self._ollama_turn:
+            async with self.ollama_turn:
                 here = {model.name.folded: model for model in await self._client.tags()}
-                row, present = await self._row_of(source), here.get(source.folded)
+                row, present = await self.row_of(source), here.get(source.folded)
                 if row is None or present is None or row.manifest_digest != f"sha256:{present.manifest_digest}":
                     raise InstallError(
                         f"{source} is not in Ollama as it was installed.", "Install it again with `get`."
                     )
-                taken, before = here.get(name.folded), await self._row_of(name)
+                taken, before = here.get(name.folded), await self.row_of(name)
                 ours = {row.manifest_digest, "" if before is None else before.manifest_digest}
                 if taken is not None and f"sha256:{taken.manifest_digest}" not in ours:
                     raise NameTaken(f"{name} was changed by somebody else than auto-sync, so it stays as it is.")
@@ -428,7 +430,7 @@ class Installer:
 
         In turn with installs: Ollama may come up long after us, and a one-time name of now is not one that was left.
         """
-        async with self._ollama_turn:
+        async with self.ollama_turn:
             return await bridge_install.recover(self._client, self._store)
 
     # --- uninstall ---------------------------------------------------------------------------------------------------------
@@ -437,18 +439,18 @@ class Installer:
         """Remove what `install` made. Raises NotFound, InstallError. The second value: whether Ollama still had it."""
         with bridge_errors():
             wanted = ModelName.parse(name)
-        row = await self._row_of(wanted)
+        row = await self.row_of(wanted)
         if row is None:
             raise NotFound(
                 f"Nothing was installed as {wanted}.", "`ollama list` shows all models; remove others with `ollama rm`."
             )
         with bridge_errors():
-            async with self._ollama_turn:
+            async with self.ollama_turn:
                 removed = await bridge_install.uninstall(
                     self._client,
                     ModelName.parse(row.name),
                     base_digest=Digest.parse(row.base_digest),
-                    adapter_digest=Digest.parse(row.digest),
+                    adapter_digest=None if row.is_model else Digest.parse(row.digest),
                     manifest_digest=Digest.parse(row.manifest_digest) if row.manifest_digest else None,
                 )
 
@@ -461,7 +463,7 @@ class Installer:
         await self.write_audit("remove", row, by)
         return row, removed
 
-    async def _row_of(self, name: ModelName) -> InstallRow | None:
+    async def row_of(self, name: ModelName) -> InstallRow | None:
         """Our note of an install."""
         rows = await self._journal.run(lambda journal: journal.installs())
         return next((each for each in rows if ModelName.parse(each.name).folded == name.folded), None)

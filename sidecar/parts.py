@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .config import Settings
     from .identity import Identity
     from .install import Installer
+    from .install_model import ModelInstaller
     from .local_models import LocalModels
     from .metrics import Metrics
     from .orch_mind.verbs import OrchMindVerbs
@@ -56,6 +57,7 @@ class Parts:
     publisher: Publisher
     blobs: Blobs
     installer: Installer
+    models: ModelInstaller
     transfers: Transfers
     orch_mind: OrchMindVerbs
     sync: Sync

@@ -27,6 +27,7 @@ from .bridge_errors import bridge_errors
 from .catalogue.block_list import BLOCK_LIST_NAME, SignedBlockList, build_block_list, sign_block_list
 from .catalogue.entry import (
     ADAPTER_MEDIA_TYPE,
+    MAX_LICENSE_CHARS,
     AdapterFacts,
     Blob,
     Entry,
@@ -42,6 +43,7 @@ from .catalogue.withdrawal import SignedWithdrawal, build_withdrawal, sign_withd
 from .control_types import ShareOptions
 from .errors import NotFound, ShareError, SidecarError
 from .events import ShareRefused
+from .models.offer import read_offer
 from .share_source import describe_source, hash_source
 from .transfer.chunks import ChunkTable
 from .trust.policy import ShareFacts, may_share
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
     from ollama_bridge.store import Store
 
     from .catalogue.catalogue import Catalogue
-    from .catalogue.entry import BaseFacts
+    from .catalogue.entry import BaseFacts, ModelFacts
     from .catalogue.journal import Journal
     from .catalogue.journal_thread import JournalThread
     from .events import Event
@@ -111,21 +113,55 @@ class Publisher:
         Raises:
             ShareError, AdapterRefused, NotFound, OllamaError: Nothing was offered.
         """
+        if options.model:
+            return await self._share_model(what, room, options, asked=asked)
         async with self._turn:
             with bridge_errors():
                 source = await self._finder.find(what, options.base)
                 info = await to_thread.run_sync(describe_source, source)
                 base = await self._finder.base_of(source, options.base)
                 digest, size, table = await to_thread.run_sync(hash_source, source)
-            await self._check_policy(source, digest, asked=asked)
+            await self._check_policy(source.label, digest, asked=asked)
             suggest = await self._suggestions(source) if options.suggest else Suggestions()
             facts = AdapterFacts("gguf", info.rank, info.alpha, info.tensors, info.shapes)
             blob = Blob(str(digest), size, ADAPTER_MEDIA_TYPE, table.root_hex)
-            signed = self._sign(options.name or source.name, base, facts, blob, suggest, options)
-            await self._keep(source, signed, size, table, room)
-            self._provide(source, digest, size, table)
+            name = options.name or source.name
+            signed = self._sign(self._entry(name, options, base=base, adapter=facts, blobs=(blob,), suggest=suggest))
+            path = str(source.kept or (source.label if source.is_path else ""))
+            share = ShareRow(signed.name, str(digest), size, source.label, source.is_path, signed.id, ())
+            await self._keep(share, [HeldRow(str(digest), path, size, table.hashes)], room)
+            self._provider.register(digest, size, table, source.opener)
             await self._tell(signed, room)
             return signed
+
+    async def _share_model(self, what: str, room: JoinedRoom, options: ShareOptions, *, asked: bool) -> SignedEntry:
+        """Offer a whole model of the store, each layer that travels as a blob of its own (ADR 0012)."""
+        if options.base or options.suggest:
+            raise ShareError(
+                "A whole model has no base, and its settings belong to it.", "Leave --base and --suggest out."
+            )
+        if self._store is None or not self._local.readable:
+            raise ShareError("A whole model is read from Ollama's store, which is not readable here.")
+        async with self._turn:
+            with bridge_errors():
+                name = ModelName.parse(what)
+                offer = await to_thread.run_sync(partial(read_offer, self._store, name, known=self._known_table))
+            await self._check_policy(offer.label, Digest.parse(offer.base.digest), asked=asked)
+            options = replace(options, license=options.license or offer.texts.license_title[:MAX_LICENSE_CHARS])
+            blobs = tuple(each.blob for each in offer.blobs)
+            entry = self._entry(options.name or offer.name, options, base=offer.base, model=offer.facts, blobs=blobs)
+            signed = self._sign(entry)
+            held = [HeldRow(each.blob.digest, "", each.blob.size, each.table.hashes) for each in offer.blobs]
+            share = ShareRow(signed.name, offer.base.digest, signed.entry.blob.size, offer.label, False, signed.id, ())
+            await self._keep(share, held, room)
+            for each in offer.blobs:
+                self._provider.register(each.digest, each.blob.size, each.table, each.opener)
+            await self._tell(signed, room)
+            return signed
+
+    def _known_table(self, digest: Digest) -> ChunkTable | None:
+        blob = self._provider.blob(digest)
+        return None if blob is None or blob.have is not None else blob.table
 
     async def hold_again(self, model: LocalModel) -> None:
         """An adapter we know came (back) into the store: serve it from there."""
@@ -146,16 +182,20 @@ class Publisher:
 
     async def restore(self) -> None:
         """Serve again what we held when the daemon stopped, where it still is."""
+        gone = []
         for digest_text, path, size in await self._journal.run(lambda journal: journal.held()):
             row = await self._journal.run(lambda journal, key=digest_text: journal.held_blob(key))  # type: ignore[misc]
             if row is None:
                 continue
             digest = Digest.parse(digest_text)
             opener = self._opener_of(digest, Path(path))
-            held = await to_thread.run_sync(_can_open, opener, size)
-            if held:
+            if await to_thread.run_sync(_can_open, opener, size):
                 self._provider.register(digest, size, ChunkTable(row.table), opener)
-            await self._network.set_held(digest, held)
+                await self._network.set_held(digest, True)
+            else:
+                gone.append(digest)
+        for digest in gone:  # last, because a model without any of its parts is not held
+            await self._network.set_held(digest, False)
 
     # --- by rule -----------------------------------------------------------------------------------------------------
 
@@ -241,10 +281,10 @@ class Publisher:
         digest = Digest.parse(entry.entry.blob.digest)
         return model.adapters == (digest,) and self._provider.blob(digest) is not None
 
-    async def _check_policy(self, source: Source, digest: Digest, *, asked: bool) -> None:
+    async def _check_policy(self, label: str, digest: Digest, *, asked: bool) -> None:
         installs = await self._journal.run(lambda journal: journal.installs())
         publisher = next((row.publisher for row in installs if row.digest == str(digest)), None)
-        facts = ShareFacts(source.label, str(digest), publisher, asked)
+        facts = ShareFacts(label, str(digest), publisher, asked)
         decision = may_share(facts, self._identity.key_pair.public_key)
         if not decision.ok:
             raise ShareError(decision.reason)
@@ -259,17 +299,18 @@ class Publisher:
         values = {key: each[0] if len(each) == 1 else each for key, each in parameters.items()}
         return Suggestions(shown.template or None, shown.system or None, values)
 
-    def _sign(
+    def _entry(
         self,
         name: str,
-        base: BaseFacts,
-        facts: AdapterFacts,
-        blob: Blob,
-        suggest: Suggestions,
         options: ShareOptions,
-    ) -> SignedEntry:
-        """The entry to offer: the one we offer already if nothing changed, else the next version."""
-        entry = Entry(
+        *,
+        base: BaseFacts,
+        adapter: AdapterFacts | None = None,
+        model: ModelFacts | None = None,
+        blobs: tuple[Blob, ...],
+        suggest: Suggestions | None = None,
+    ) -> Entry:
+        return Entry(
             name=name,
             version=self._next_version(name),
             created=time_text(self._wall_clock()),
@@ -277,12 +318,17 @@ class Publisher:
             license=options.license,
             tags=options.tags,
             card=options.card or "",
+            kind="adapter" if model is None else "model",
             base=base,
-            adapter=facts,
-            blobs=(blob,),
-            suggest=suggest,
+            adapter=adapter,
+            model=model,
+            blobs=blobs,
+            suggest=suggest or Suggestions(),
         )
-        current = self._own_entry(name)
+
+    def _sign(self, entry: Entry) -> SignedEntry:
+        """The entry to offer: the one we offer already if nothing changed, else the next version."""
+        current = self._own_entry(entry.name)
         if current is not None:
             old = current.entry
             if replace(entry, version=old.version, created=old.created, previous=old.previous) == old:
@@ -290,22 +336,17 @@ class Publisher:
             entry = replace(entry, previous=current.raw_digest)
         return sign_entry(build_entry(entry), self._identity.key_pair)
 
-    async def _keep(self, source: Source, signed: SignedEntry, size: int, table: ChunkTable, room: JoinedRoom) -> None:
-        digest = signed.entry.blob.digest
-        path = str(source.kept or (source.label if source.is_path else ""))
-
+    async def _keep(self, share: ShareRow, held: list[HeldRow], room: JoinedRoom) -> None:
+        """Note what we offer, in this room and those that had it, and the blobs that we provide for it."""
         shares = await self._journal.run(lambda journal: journal.shares())
-        rooms = {room.key.room_id, *(each for row in shares if row.name == signed.name for each in row.rooms)}
-        share = ShareRow(signed.name, digest, size, source.label, source.is_path, signed.id, tuple(sorted(rooms)))
+        rooms = {room.key.room_id, *(each for row in shares if row.name == share.name for each in row.rooms)}
 
         def work(journal: Journal) -> None:
-            journal.save_held(HeldRow(digest, path, size, table.hashes))
-            journal.save_share(share)
+            for row in held:
+                journal.save_held(row)
+            journal.save_share(replace(share, rooms=tuple(sorted(rooms))))
 
         await self._journal.run(work)
-
-    def _provide(self, source: Source, digest: Digest, size: int, table: ChunkTable) -> None:
-        self._provider.register(digest, size, table, source.opener)
 
     async def _tell(self, signed: SignedEntry, room: JoinedRoom) -> None:
         """Offer it to the room, and a new version to the rooms that have the old one."""

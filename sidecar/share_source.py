@@ -90,8 +90,8 @@ class SourceFinder:
         model = store.describe(stored, manifest)
         if model is None:
             raise ShareError(
-                f"{stored} is a model without an adapter; only adapters are shared.",
-                "`ollaswarm adapters --local` lists the adapters of this machine.",
+                f"{stored} is a model without an adapter, and whole models are shared only when you say so.",
+                "Share all of it with --model, if its licence lets you.",
             )
         if model.is_stacked:
             raise ShareError(f"{stored} applies several adapters together, so no single file is its adapter.")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .catalogue.entry import SignedEntry
     from .events import Event
     from .install import Installer, Outcome
+    from .install_model import ModelInstaller
     from .metrics import Metrics
     from .transfer.fetch import Fetch
     from .transfer.fetch_types import Progress
@@ -79,6 +80,7 @@ class Transfers:
     def __init__(
         self,
         installer: Installer,
+        models: ModelInstaller,
         emit: Callable[[Event], None],
         metrics: Metrics,
         *,
@@ -86,6 +88,7 @@ class Transfers:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._installer = installer
+        self._models = models
         self._emit = emit
         self._metrics = metrics
         self._clock = clock
@@ -102,9 +105,9 @@ class Transfers:
 
     def start(self, entry: SignedEntry, options: GetOptions) -> TransferInfo:
         """Begin a `get`, or join the same one that is running."""
-        blob = entry.entry.blob
-        install = partial(self._installer.install, entry)
-        return self.begin(Job(entry.id, entry.ref, entry.name, blob.digest, blob.size, install), options)
+        offered = entry.entry
+        install = partial((self._models if offered.is_model else self._installer).install, entry)
+        return self.begin(Job(entry.id, entry.ref, entry.name, offered.blob.digest, offered.size, install), options)
 
     def begin(self, job: Job, options: GetOptions) -> TransferInfo:
         """The same for anything that can be got."""

@@ -2,7 +2,7 @@
 
 from ollama_bridge.install.errors import BaseMissing, InstallFailed, NameTaken, NoRoute, NotOurs
 from ollama_bridge.install.installer import Installed, install_adapter
-from ollama_bridge.install.model_config import render_config
+from ollama_bridge.install.model_config import human_number, render_config
 from ollama_bridge.install.plan import NewLayer
 from ollama_bridge.install.probe import Route, RouteKind, choose_route
 from ollama_bridge.install.recover import Recovered, recover
@@ -21,6 +21,7 @@ __all__ = [
     "Route",
     "RouteKind",
     "choose_route",
+    "human_number",
     "install_adapter",
     "install_model",
     "recover",

@@ -93,9 +93,11 @@ def _add_adapters(router: APIRouter, control: Control) -> None:
     async def adapters(room: Text = None, fits: bool = False, local: bool = False) -> tuple[AdapterRow, ...]:
         return await control.adapters(room=room, fits=fits, local=local)
 
-    @router.get("/suggestions", summary="What a publisher would like the installed model to have")
-    async def suggestions(ref: Annotated[str, Query(max_length=schemas.MAX_NAME)]) -> tuple[Suggestion, ...]:
-        return await control.suggestions(ref)
+    @router.post(
+        "/suggestions", summary="What a publisher would like the installed model to have, or a model brings along"
+    )
+    async def suggestions(body: schemas.Ref) -> tuple[Suggestion, ...]:
+        return await control.suggestions(body.ref)
 
     @router.post("/shares", status_code=201, summary="Offer an adapter to a room")
     async def share(body: schemas.Share) -> AdapterRow:

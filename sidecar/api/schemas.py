@@ -49,6 +49,7 @@ class Share(Body):
         return ShareOptions(**self.model_dump(exclude={"what", "room"}))
 
 
+    model: bool = Field(False, description="Offer the whole model, not an adapter.")
 class ShareAll(Body):
     room: str = Field(max_length=MAX_NAME)
     on: bool = Field(description="Begin or end the rule.")
@@ -59,13 +60,16 @@ class Unshare(Body):
     room: str | None = Field(None, max_length=MAX_NAME, description="Only in this room.")
 
 
-class Get(Body):
+class Ref(Body):
     ref: str = Field(max_length=MAX_NAME, description="Name, publisher/name, or unique prefix of an entry digest.")
     as_name: str | None = Field(None, max_length=MAX_NAME)
     install: bool = True
     force: bool = Field(False, description="Replace a model of that name which we did not install.")
     accept_suggestions: bool = False
     base: str | None = Field(None, max_length=MAX_NAME, description="Local base model, for what names none we have.")
+
+
+class Get(Ref):
     accept_unsigned: bool = Field(False, description="The user read and agreed that nobody signed it.")
 
     def options(self) -> GetOptions:

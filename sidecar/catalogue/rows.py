@@ -90,8 +90,9 @@ class InstallRow:
 
     name: str
     digest: str
-    """Adapter blob."""
+    """Adapter blob, or the weights of a whole model."""
     base_digest: str
+    """Of the base's weights; a whole model is its own base."""
     route: str
     """`pull` or `create`."""
     entry_id: bytes
@@ -104,6 +105,11 @@ class InstallRow:
     installed_at: float
     adapter: str = ""
     """Name in the entry; empty in notes of versions that did not keep it."""
+
+    @property
+    def is_model(self) -> bool:
+        """Whether it is a whole model."""
+        return self.digest == self.base_digest
 
 
 @dataclass(frozen=True, slots=True)

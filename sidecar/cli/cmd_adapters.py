@@ -23,7 +23,7 @@ def adapters(
     json: Json = False,
     data_dir: DataDir = None,
 ) -> None:
-    """List the adapters that the rooms offer."""
+    """List the adapters and models that the rooms offer."""
     with daemon_session(json, data_dir) as (client, output):
         found = client.get("/adapters", room=room, fits=fits, local=local)
         columns = {
@@ -33,6 +33,7 @@ def adapters(
             "SIZE": [human_bytes(row["size"]) for row in found],
             "BASE": [row["base"] for row in found],
             "FITS": [{True: "yes", False: "no"}.get(row["fits"], "?") for row in found],
+            "KIND": [f"{row['kind']} {row['parameters']}".strip() for row in found],
             "SOURCES": [str(row["sources"]) for row in found],
             "TRUST": [row["trust"] for row in found],
             "ROOMS": [", ".join(row["rooms"]) for row in found],
@@ -69,14 +70,17 @@ def share(
     suggest: Annotated[
         bool, typer.Option("--suggest", help="Offer the model's template, system text and parameters too.")
     ] = False,
+    model: Annotated[
+        bool, typer.Option("--model", help="Offer a whole model, weights and all. Mind its licence: you pass it on.")
+    ] = False,
     json: Json = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Offer an adapter to a room, signed with this machine's key."""
+    """Offer an adapter to a room, signed with this machine's key; or with --model a whole model."""
     one = _only_one(what)
     with daemon_session(json, data_dir) as (client, output):
         if one == EVERYTHING:
-            if name or base or description or license_name or tag or card or suggest:
+            if name or base or description or license_name or tag or card or suggest or model:
                 raise ShareError("'*' stands for many adapters; the other options describe one.", "Leave them out.")
             _share_everything(client, output, room or only_room(client))
             return
@@ -90,9 +94,12 @@ def share(
             "tags": tag or [],
             "card": _card_text(card),
             "suggest": suggest,
+            "model": model,
         }
         row = client.post("/shares", request)
         text = f"Shared {row['name']} version {row['version']} ({human_bytes(row['size'])}) with {', '.join(row['rooms'])}."
+        if model:
+            text += f"\nIts licence: {row['license'] or 'none is in the model'}. Whoever gets it is shown that."
         output.done(text, row)
 
 

@@ -26,7 +26,7 @@ def get(
     json: Json = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Fetch an adapter, verify it, and make it a model in Ollama."""
+    """Fetch an adapter or a model, verify it, and make it a model in Ollama."""
     with daemon_session(json, data_dir) as (client, output):
         suggested = not no_install and _accept_suggestions(client, ref, yes, output)
         request = {"ref": ref, "as_name": as_name, "install": not no_install, "force": force, "base": base}
@@ -55,18 +55,31 @@ def _start(client: ApiClient, request: dict[str, Any], yes: bool, output: Output
 
 def _accept_suggestions(client: ApiClient, ref: str, yes: bool, output: Output) -> bool:
     """Show what the publisher would add to base and adapter, and ask (T4). In a pipe the answer is no."""
-    suggestions = client.get("/suggestions", ref=ref)
-    if not suggestions:
+    found = client.post("/suggestions", {"ref": ref})
+    for each in found:
+        if each["field"] == "license":
+            _show("Its licence begins:" if "\n" in each["suggested"] else "Its licence:", [each], output)
+    settings = [each for each in found if each["field"] != "license"]
+    if not settings:
         return False
-    output.line("The publisher suggests settings for the model:")
+    if settings[0]["required"]:
+        _show("The model brings settings of its own:", settings, output)
+        accepted = agreed("Install it with them?", yes=yes, output=output)
+        output.line("Agreed." if accepted else "Not agreed, so it is not installed; --yes agrees.")
+        return accepted
+    _show("The publisher suggests settings for the model:", settings, output)
+    accepted = agreed("Apply them?", yes=yes, output=output)
+    output.line("They are applied." if accepted else "They are not applied; --yes would.")
+    return accepted
+
+
+def _show(title: str, suggestions: list[dict[str, Any]], output: Output) -> None:
+    output.line(title)
     for suggestion in suggestions:
         output.line(f"  {suggestion['field']}")
         for sign, text in (("-", suggestion["current"]), ("+", suggestion["suggested"])):
             for line in text.splitlines():
                 output.line(f"    {sign} {line}")
-    accepted = agreed("Apply them?", yes=yes, output=output)
-    output.line("They are applied." if accepted else "They are not applied; --yes would.")
-    return accepted
 
 
 def _follow(client: ApiClient, started: dict[str, Any], output: Output) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from sidecar.catalogue.journal_thread import JournalThread
 from sidecar.catalogue.restore import restore_catalogue
 from sidecar.identity import load_or_create_identity
 from sidecar.install import Installer
+from sidecar.install_model import ModelInstaller
 from sidecar.local_models import LocalModels
 from sidecar.metrics import Metrics
 from sidecar.orch_mind.adopt import Adopter
@@ -126,7 +127,10 @@ async def assemble(settings: Settings) -> AsyncIterator[Parts]:
             emit=bus.emit,
             own_key=own_key,
         )
-        transfers = Transfers(installer, bus.emit, metrics)
+        models = ModelInstaller(
+            client=client, store=store, registry=registry, blobs=blobs, installer=installer, emit=bus.emit
+        )
+        transfers = Transfers(installer, models, bus.emit, metrics)
         sync = Sync(
             gatherer=Gatherer(
                 client=client,
@@ -205,6 +209,7 @@ async def assemble(settings: Settings) -> AsyncIterator[Parts]:
             publisher=publisher,
             blobs=blobs,
             installer=installer,
+            models=models,
             transfers=transfers,
             orch_mind=OrchMindVerbs(orch_mind, adopter, transfers, journal_thread, bus.emit),
             sync=sync,

@@ -296,6 +296,31 @@ def test_t09_peer_text_cannot_touch_the_terminal(run: Run, control: FakeControl)
     "words", [["adapters", "--colour"], ["get"], ["nonsense"], ["room"], ["events", "--since", "-1"]]
 )
 def test_usage_errors_are_2(run: Run, words: list[str]) -> None:
+def test_t04_a_models_settings_and_licence_are_shown_and_nothing_is_installed_unless_agreed(
+    run: Run, control: FakeControl
+) -> None:
+    control.suggested = (
+        Suggestion("template", "", "{{ .Prompt }}", required=True),
+        Suggestion("license", "", "TINY LICENSE\n\nDo as you like."),
+    )
+    control.script = steps(1, FakeControl.finish)
+    told = run("get", "sql-lora")
+    assert "    + TINY LICENSE" in told.stdout
+    assert "    + {{ .Prompt }}" in told.stdout
+    assert "Not agreed" in told.stdout
+    assert control.calls == [("get", "sql-lora", GetOptions())]
+    control.script = steps(1, FakeControl.finish)
+    assert "Agreed." in run("get", "sql-lora", "--yes").stdout
+    assert control.calls[-1] == ("get", "sql-lora", GetOptions(accept_suggestions=True))
+
+
+def test_share_of_a_whole_model_is_asked_for_by_name_and_shows_the_licence(run: Run, control: FakeControl) -> None:
+    told = run("share", "llama3.2:1b", "--model", "--room", "team")
+    assert control.calls == [("share", "llama3.2:1b", "team", ShareOptions(model=True))]
+    assert "Its licence: " in told.stdout
+    assert run("share", "*", "--model", "--room", "team").exit_code == 1
+
+
     assert run(*words).exit_code == 2
 
 
