@@ -2,86 +2,303 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 
-from hyperdht import HyperDHT, Hyperswarm, testnet
+from hyperdht import HyperDHT, Hyperswarm, KeyPair, SecretStream, testnet
 from hyperdht.dht.noise_session import ClientHandshake
 from hyperdht.io import node as dht_node
+from hyperdht.protomux import Mux
 from sidecar.rooms.key import GENERAL_TOPIC
+from sidecar.rooms.messages import PROTOCOL, VERSION, OpenHandshake
 from tests.journeys.inside import IN_PROCESS, team, until
 from tests.journeys.test_internet_rooms import connected
+from tests.journeys.test_liars import room_key
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from pathlib import Path
 
     from hyperdht.dht.payloads import NoisePayload
+    from sidecar.rooms.key import RoomKey
+    from tests.journeys.inside import Node, Team
+
+    Join = Callable[..., Awaitable[Node]]
 
 pytestmark = IN_PROCESS
 
 LOOPBACK = "127.0.0.1"
+ELSEWHERE = "127.0.0.2"
+ENDINGS = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError)
+FLOODERS = 4
+FALSE_RECORDS = 160
+TOLD_AT_ONCE = 20
+"""Records that a node names of a topic, whatever it keeps: without shares for others, all would be false ones."""
 AT_HOME = "192.168.77.7"
 
 
 @asynccontextmanager
 async def swarm(bootstrap: Sequence[str], **options: Any) -> AsyncIterator[Hyperswarm]:
-    """Somebody's own swarm, on loopback."""
+    """A stranger's own."""
     async with (
-        HyperDHT(bootstrap=bootstrap, host=LOOPBACK, port=0) as node,
+        HyperDHT(bootstrap=bootstrap, host=ELSEWHERE, port=0) as node,
         Hyperswarm(dht=node, close_timeout_s=0.5, **options) as made,
     ):
-        node._local_hosts = (LOOPBACK,)  # wherever the test puts the sidecars
         yield made
+
+
+@asynccontextmanager
+async def dht_team(folder: Path, files: Path) -> AsyncIterator[tuple[Team, list[str], Join]]:
+    """A team that meets over a DHT, and how to get into that DHT."""
+    async with testnet(4) as bootstrap, team(folder, files) as members:
+
+        async def join(name: str, *, bootstrap: Sequence[str] = tuple(bootstrap), **settings: Any) -> Node:
+            """One that knows nobody's address."""
+            options: dict[str, Any] = {"no_dht": False, "peers": ()} | settings
+            return await members.join(name, bootstrap=tuple(bootstrap), **options)
+
+        yield members, bootstrap, join
+
+
+async def in_topic(bootstrap: Sequence[str], topic: bytes, key: bytes, *, there: bool = True) -> None:
+    """Return when the DHT says that a key is in a topic, or that it is not."""
+    async with HyperDHT(bootstrap=bootstrap, host=LOOPBACK, port=0) as node:
+
+        async def as_wanted() -> bool:
+            return (key in [peer.public_key async for peer in node.lookup(topic)]) is there
+
+        await until(as_wanted)
+
+
+# --- T12: in the topic without the code ------------------------------------------------------------------------------
+
+
+async def forward(source: SecretStream, target: SecretStream, heard: bytearray) -> None:
+    """Pass on what comes, as it comes."""
+    try:
+        while True:
+            for message in await source.receive_many():
+                heard += message
+                await target.send(bytes(message))
+    except ENDINGS:
+        return
+
+
+async def test_t12_man_in_the_middle_of_two_members_is_no_member(tmp_path: Path, files: Path) -> None:
+    """It learnt the topic in the DHT, has a connection with each, and passes every message from one to the other."""
+    async with dht_team(tmp_path, files) as (people, bootstrap, join):
+        first = await join("first")
+        await people.publish(first)
+        second = await join("second")
+        await second.row("sql-lora", sources=1)
+        heard = bytearray()
+        async with swarm(bootstrap) as middle, anyio.create_task_group() as tasks:
+            await middle.join(room_key(first).topic, server=False)
+            left, right = await anext(middle.connections), await anext(middle.connections)
+            assert {left.remote_public_key, right.remote_public_key} == {first.key, second.key}
+            tasks.start_soon(forward, left, right, heard)
+            tasks.start_soon(forward, right, left, heard)
+            await until(lambda: len(heard) > 100)  # both opened their rooms
+            await anyio.sleep(0.5)
+            for node in (first, second):
+                assert node.parts.network.connections[middle.key_pair.public_key].proved == []
+            tasks.cancel_scope.cancel()
+        for secret in (b"sql-lora", room_key(first).room_id, room_key(first).secret, room_key(first).topic):
+            assert secret not in heard
+        await second.got("sql-lora")
+
+
+async def test_t12_member_that_hears_its_own_words_again_knows_them(tmp_path: Path, files: Path) -> None:
+    """An echo names the right channel, with a proof for the other role. Three such, and the key is not talked to."""
+    async with dht_team(tmp_path, files) as (_, bootstrap, join):
+        first = await join("first")
+        await in_topic(bootstrap, room_key(first).topic, first.key)
+        bad_input, echo = first.parts.network.bad_input, KeyPair.generate()
+        async with HyperDHT(bootstrap=bootstrap, host=LOOPBACK, port=0, key_pair=echo) as node:
+            for tried in range(1, 4):
+                stream = await node.connect(first.key)
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(forward, stream, stream, bytearray())
+                    await until(lambda: bad_input["proof"] == tried)  # noqa: B023
+                    tasks.cancel_scope.cancel()
+                await stream.aclose()
+                await until(lambda: echo.public_key not in first.parts.network.connections)
+            await refused(await node.connect(first.key))
+
+
+async def refused(stream: SecretStream) -> None:
+    """The other side closes at once, without a word."""
+    with anyio.fail_after(10), pytest.raises(ENDINGS):
+        await stream.receive()
+    await stream.aclose()
+
+
+# --- T13: a member gone bad --------------------------------------------------------------------------------------------
+
+
+async def test_t13_blocked_member_stays_outside_whoever_dials(tmp_path: Path, files: Path) -> None:
+    async with dht_team(tmp_path, files) as (people, bootstrap, join):
+        first, bad = await join("first"), await join("bad")
+        row = await people.publish(bad)
+        await first.row(row.name, sources=1)
+        await first.control.block(bad.key.hex())
+        await until(lambda: bad.key not in first.parts.network.connections)
+        assert await first.control.adapters() == ()
+        identity = bad.parts.identity.key_pair
+        async with HyperDHT(bootstrap=bootstrap, host=LOOPBACK, port=0) as node:
+            await refused(await node.connect(first.key, key_pair=identity))
+        other = await join("other")  # the code is still good for everybody else
+        await other.row(row.name, sources=1)
+        await until(lambda: other.key in first.parts.network.connections)
+        assert await first.control.adapters() == (), "what the blocked one made is not taken from others either"
+
+
+async def test_t13_rotated_room_is_elsewhere_in_the_dht_and_the_old_proof_is_worth_nothing(
+    tmp_path: Path, files: Path
+) -> None:
+    async with dht_team(tmp_path, files) as (people, bootstrap, join):
+        first, second = await join("first"), await join("second")
+        row = await people.publish(first)
+        await second.row(row.name, sources=1)
+        old = room_key(first)
+        rotated = await first.control.rotate_room("team")
+        await in_topic(bootstrap, room_key(first).topic, first.key)
+        await in_topic(bootstrap, old.topic, first.key, there=False)
+        async with HyperDHT(bootstrap=bootstrap, host=LOOPBACK, port=0) as node:
+            # Who remembers its key reaches it, and is a stranger.
+            stream = await node.connect(first.key)
+            await stream.send_many(opening(old, stream))
+            await until(lambda: node.key_pair.public_key in first.parts.network.connections)
+            await anyio.sleep(0.3)
+            assert first.parts.network.connections[node.key_pair.public_key].proved == []
+            await stream.aclose()
+        assert first.parts.network.links(bytes.fromhex(rotated.id)) == []
+        await second.control.leave_room("team")
+        assert rotated.code is not None
+        await second.control.join_room(rotated.code, label="team", consent=False)
+        await second.row(row.name, sources=1)
+        await second.got(row.ref)
+
+
+def opening(key: RoomKey, stream: SecretStream) -> list[Any]:
+    """What a member of a room says first on a connection."""
+    mux = Mux()
+    channel = mux.create_channel(PROTOCOL, key.channel_id(stream.handshake_hash))
+    assert channel is not None
+    proof = key.proof(
+        is_initiator=stream.is_initiator,
+        handshake_hash=stream.handshake_hash,
+        public_key=stream.public_key,
+        remote_public_key=stream.remote_public_key,
+    )
+    channel.open(OpenHandshake(VERSION, proof).encode())
+    return mux.messages_to_send()
+
+
+# --- T17: a DHT full of lies -------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def flooded(bootstrap: Sequence[str], topic: bytes) -> AsyncIterator[None]:
+    """Four nodes of one /24 say of as many keys as a topic holds, and more, that they are in it. Nobody answers for these."""
+    async with AsyncExitStack() as stack:
+        for number in range(FLOODERS):
+            host = f"127.66.0.{number + 1}"
+            node = await stack.enter_async_context(HyperDHT(bootstrap=bootstrap, host=host, port=0))
+            async with anyio.create_task_group() as tasks:
+                for _ in range(FALSE_RECORDS // FLOODERS):
+                    tasks.start_soon(partial(node.announce, topic, key_pair=KeyPair.generate(), clear=False))
+        assert len([peer async for peer in node.lookup(topic)]) >= TOLD_AT_ONCE, "that is a flood"
+        yield
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["flooded before", "flooded after"])
+async def test_t17_flooded_topic_still_shows_an_honest_member(tmp_path: Path, files: Path, is_first: bool) -> None:
+    async with dht_team(tmp_path, files) as (people, bootstrap, join):
+        people.room = await (await join("maker", join=False)).control.create_room("team")
+        (maker,) = people.nodes
+        topic = room_key(maker).topic
+        await maker.control.leave_room("team")  # so that nobody but the two is there
+        if is_first:
+            await people.exits.enter_async_context(flooded(bootstrap, topic))
+        first = await join("first")
+        row = await people.publish(first)
+        if not is_first:
+            await in_topic(bootstrap, topic, first.key)
+            await people.exits.enter_async_context(flooded(bootstrap, topic))
+        second = await join("second")
+        await second.row(row.name, sources=1)
+        await second.got(row.ref)
+
+
+async def test_t17_member_whose_whole_dht_lies_finds_others_on_the_local_network(tmp_path: Path, files: Path) -> None:
+    """Every node it knows is the attacker's: they take its announce and name invented members only."""
+    async with testnet(4) as liars, dht_team(tmp_path, files) as (people, _, join):
+        first = await join("first")
+        row = await people.publish(first)
+        await people.exits.enter_async_context(flooded(liars, room_key(first).topic))
+        eclipsed = await join("second", bootstrap=liars)
+        await in_topic(liars, room_key(first).topic, eclipsed.key)
+        await anyio.sleep(0.5)
+        assert connected(eclipsed) == 0
+        third = await join("third", bootstrap=liars, peers=(first.address,))
+        await third.row(row.name, sources=1)
+        await third.got(row.ref)
 
 
 # --- T21: what strangers in a public topic learn ------------------------------------------------------------------------
 
 
+Said = list[tuple[bytes, "NoisePayload"]]
+"""To whom, by key, and what."""
+
+
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[NoisePayload]:
-    """What anybody of this process said of itself in a handshake. Sidecars are in a network of their own at home."""
-    payloads: list[NoisePayload] = []
+def said(monkeypatch: pytest.MonkeyPatch) -> Said:
+    """What everybody of this process says of itself in handshakes. Sidecars are in a network of their own at home."""
+    payloads: Said = []
     begin, read_answer = ClientHandshake.__init__, ClientHandshake.read_answer
 
-    def beginning(self: ClientHandshake, key_pair: Any, public_key: bytes, payload: NoisePayload) -> None:
-        payloads.append(payload)
+    def beginning(self: ClientHandshake, key_pair: KeyPair, public_key: bytes, payload: NoisePayload) -> None:
+        payloads.append((public_key, payload))
+        clients[self] = key_pair.public_key
         begin(self, key_pair, public_key, payload)
 
     def reading(self: ClientHandshake, noise: bytes) -> Any:
         answer = read_answer(self, noise)
-        payloads.append(answer[0])
+        payloads.append((clients[self], answer[0]))
         return answer
 
+    clients: dict[ClientHandshake, bytes] = {}
     monkeypatch.setattr(ClientHandshake, "__init__", beginning)
     monkeypatch.setattr(ClientHandshake, "read_answer", reading)
-    monkeypatch.setattr(dht_node, "local_hosts", lambda host: (AT_HOME,))
+    monkeypatch.setattr(dht_node, "local_hosts", lambda host: (AT_HOME if host == LOOPBACK else host,))
     return payloads
 
 
-def hosts(payloads: list[NoisePayload]) -> set[str]:
-    return {address.host for payload in payloads for address in payload.addresses4}
+def hosts_told(said: Said, *listeners: bytes) -> set[str]:
+    return {address.host for listener, payload in said if listener in listeners for address in payload.addresses4}
 
 
 async def test_t21_members_of_a_private_room_may_know_where_we_are_at_home_and_strangers_never(
-    tmp_path: Path, files: Path, said: list[NoisePayload]
+    tmp_path: Path, files: Path, said: Said
 ) -> None:
     """Behind one router without multicast, members of a private room need it. In the general room anybody asks."""
-    async with testnet(4) as bootstrap, team(tmp_path, files) as people:
-        network = {"no_dht": False, "bootstrap": tuple(bootstrap), "peers": ()}
-        first = await people.join("first", **network)
-        await people.join("second", **network)
+    async with dht_team(tmp_path, files) as (people, bootstrap, join):
+        first, second = await join("first"), await join("second")
         await until(lambda: connected(first) == 1)
-        assert AT_HOME in hosts(said)
-        for node in people.nodes:
-            await node.control.join_room("general", label=None, consent=True)
-        said.clear()
+        assert AT_HOME in hosts_told(said, first.key, second.key)
         async with swarm(bootstrap) as listening, swarm(bootstrap) as dialling:
-            await listening.join(GENERAL_TOPIC, client=False)
+            session = await listening.join(GENERAL_TOPIC, client=False)
+            assert await session.flushed()
+            for node in people.nodes:
+                await node.control.join_room("general", label=None, consent=True)
             await until(lambda: len(listening.connections) == 2)  # both came to it
             await dialling.join(GENERAL_TOPIC, server=False)
-            await until(lambda: len(dialling.connections) >= 2)  # and it to both
-        assert said
-        assert AT_HOME not in hosts(said)
+            await until(lambda: len(dialling.connections) == 3)  # and it to all
+            strangers = [each.key_pair.public_key for each in (listening, dialling)]
+        assert hosts_told(said, *strangers) <= {LOOPBACK, ELSEWHERE}
