@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from collections import Counter
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from anyio import to_thread
 
@@ -41,8 +42,8 @@ from .control_types import (
 from .errors import ConsentNeeded, NotFound, RoomError, ShareError, UsageError, as_error
 from .events import RoomJoined, RoomLeft
 from .identity import read_aloud
-from .orch_mind.verbs import GENERAL_CONSENT
 from .models.words import model_settings, size_words
+from .orch_mind.verbs import GENERAL_CONSENT
 from .rooms.code import generate_code, normalise_code, room_link
 from .rooms.key import RoomKey, derive_room_key, general_room_key, local_room_key
 from .rooms.messages import EPOCH_BYTES
@@ -62,6 +63,8 @@ if TYPE_CHECKING:
     from .catalogue.rows import FollowedListRow
     from .control_types import (
         BundleInfo,
+        ConnectionsInfo,
+        Diagnosis,
         DoctorLine,
         GetOptions,
         ImportInfo,
@@ -109,6 +112,18 @@ def store_info(parts: Parts) -> StoreInfo:
     return StoreInfo(str(location.path), location.kind, local.readable, len(local.models), len(local.adapters), cause)
 
 
+class ConnectionVerbs(Protocol):
+    """What explains connections; see `Control` for the verbs."""
+
+    def overview(self) -> ConnectionsInfo: ...
+
+    def known_keys(self) -> set[bytes]: ...
+
+    def diagnose_room(self, room_id: bytes) -> Diagnosis: ...
+
+    async def diagnose_peer(self, key: bytes, *, dial: bool) -> Diagnosis: ...
+
+
 class SidecarControl:
     """Implements `control_types.Control` over the parts of a running daemon."""
 
@@ -119,6 +134,7 @@ class SidecarControl:
         api_address: str,
         listening: Callable[[], tuple[str, ...]],
         examine: Callable[[], Awaitable[tuple[DoctorLine, ...]]],
+        connections: ConnectionVerbs,
         rooms_changed: Callable[[], Awaitable[None]],
     ) -> None:
         """
@@ -126,12 +142,14 @@ class SidecarControl:
             api_address: Where the API listens, "host:port".
             listening: Where peers of the local network connect.
             examine: Runs the doctor's checks.
+            connections: Explains connections.
             rooms_changed: Told after a room was joined or left, for announcements.
         """
         self._parts = parts
         self._api_address = api_address
         self._listening = listening
         self._examine = examine
+        self._connections = connections
         self._rooms_changed = rooms_changed
         self._started = time.monotonic()
         self._orch_mind = parts.orch_mind
@@ -162,11 +180,23 @@ class SidecarControl:
             fetched_bytes=await to_thread.run_sync(parts.blobs.stored_bytes),
             quota_bytes=parts.settings.quota,
             withdrawn=tuple(row.name for row in withdrawn_installs(installs, parts.catalogue)),
+            connections=self._connections.overview(),
         )
 
     async def doctor(self) -> tuple[DoctorLine, ...]:
         """See `Control`."""
         return await self._examine()
+
+    async def diagnose_room(self, room: str) -> Diagnosis:
+        """See `Control`."""
+        if (theirs := self._orch_mind.find(room)) is not None:
+            return self._orch_mind.diagnose(theirs)
+        return self._connections.diagnose_room(self._room(room).key.room_id)
+
+    async def diagnose_peer(self, peer: str, *, dial: bool) -> Diagnosis:
+        """See `Control`."""
+        key = self._parts.keyring.find(peer, self._connections.known_keys())
+        return await self._connections.diagnose_peer(key, dial=dial)
 
     def events(self, since: int | None = None) -> AbstractAsyncContextManager[AsyncIterator[NumberedEvent]]:
         """See `Control`."""
@@ -292,6 +322,7 @@ class SidecarControl:
     def _room_info(self, room: JoinedRoom) -> RoomInfo:
         network, catalogue = self._parts.network, self._parts.catalogue
         room_id = room.key.room_id
+        roads = Counter(link.connection.road for link in network.links(room_id))
         kind: RoomKind = "general" if room.kind == GENERAL else "local" if room.kind == LOCAL else "private"
         return RoomInfo(
             room.id_hex,
@@ -302,6 +333,9 @@ class SidecarControl:
             room.joined_at,
             policy=room.policy.value,
             orch_mind=kind == GENERAL and self._orch_mind.in_general,
+            lan=roads["lan"],
+            direct=roads["direct"],
+            relayed=roads["relayed"],
         )
 
     async def set_policy(self, room: str, policy: Policy) -> RoomInfo:
@@ -379,6 +413,8 @@ class SidecarControl:
             architecture=entry.base.architecture,
             created=entry.created,
             local=own,
+            kind=entry.kind,
+            parameters=size_words(entry.model),
             warnings=warnings_about(signed, room_ids, parts.pins, standing, own=own),
         )
 
@@ -413,8 +449,6 @@ class SidecarControl:
         shares = await self._parts.journal.run(lambda journal: journal.shares())
         labels = {each.key.room_id: each.label for each in self._parts.network.rooms.values() if joined in (None, each)}
         told = next((row for row in shares if name.lower() in (row.name.lower(), row.source.lower())), None)
-            kind=entry.kind,
-            parameters=size_words(entry.model),
         rooms = () if told is None else tuple(sorted(labels[each] for each in told.rooms if each in labels))
         if told is None and room is None and await self._orch_mind.shares(name):
             return await self._orch_mind.unshare(name, None)
@@ -427,6 +461,8 @@ class SidecarControl:
         if self._orch_mind.is_ref(ref):
             return ()
         signed = self._parts.catalogue.resolve(ref)
+        if signed.entry.is_model:
+            return model_settings(await self._parts.models.texts(signed))
         suggest = signed.entry.suggest
         template, system = "", ""
         bases = self._parts.local.bases(Digest.parse(signed.entry.base.digest))
@@ -461,8 +497,6 @@ class SidecarControl:
     async def cancel(self, transfer: str) -> TransferInfo:
         """See `Control`."""
         return self._parts.transfers.cancel(transfer)
-        if signed.entry.is_model:
-            return model_settings(await self._parts.models.texts(signed))
 
     async def uninstall(self, name: str) -> UninstallResult:
         """See `Control`."""
@@ -589,6 +623,7 @@ class SidecarControl:
                     received_bytes=connection.received_bytes,
                     sent_bytes=connection.sent_bytes,
                     connected_s=now - connection.connected_at,
+                    road=connection.road,
                 )
             )
         return tuple(found + self._orch_mind.peers(parts.keyring.standing))

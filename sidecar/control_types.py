@@ -21,6 +21,10 @@ RoomKind = Literal["general", "local", "private", "orch-mind"]
 Trust = Literal["own", "trusted", "unknown", "blocked", "unsigned"]
 Level = Literal["ok", "warn", "fail"]
 Certainty = Literal["certain", "likely", "possible"]
+Road = Literal["lan", "direct", "relayed"]
+"""How the packets of a connection travel."""
+NatKind = Literal["open", "consistent", "random", "unknown"]
+"""Anybody can send to us; one port for everybody; another port for each destination; not known yet."""
 TransferState = Literal["queued", "running", "done", "failed", "cancelled"]
 Direction = Literal["fetch", "provide"]
 Policy = Literal["off", "warn", "enforce"]
@@ -64,6 +68,12 @@ class RoomInfo(Result):
     """Whether Orch-Mind's messages are spoken with its users there."""
     policy: Policy = "warn"
     """How much trust in a publisher an install from here needs."""
+    lan: int = 0
+    """Of the peers, those reached over the local network."""
+    direct: int = 0
+    """Those reached over the internet."""
+    relayed: int = 0
+    """Those reached through a member that relays."""
     code: str | None = field(default=None, repr=False)
     """Only in the answer of `create_room`; a room's code is told once and never listed (T11)."""
     link: str | None = field(default=None, repr=False)
@@ -169,6 +179,7 @@ class PeerInfo(Result):
     received_bytes: int = 0
     sent_bytes: int = 0
     connected_s: float = 0.0
+    road: Road = "direct"
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +228,26 @@ class StoreInfo(Result):
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectionsInfo(Result):
+    """How connections are doing, in numbers."""
+
+    online: bool = False
+    """Whether the DHT answers; False also while no room on the internet is joined."""
+    nat: NatKind = "unknown"
+    reachable: bool = False
+    """Whether strangers can connect without hole punching."""
+    roads: dict[str, int] = field(default_factory=dict)
+    """Connected members by road: `lan`, `direct`, `relayed`."""
+    unproved: int = 0
+    """Connections in which nobody proved a room."""
+    dials_opened: int = 0
+    dials_failed: dict[str, int] = field(default_factory=dict)
+    """Over the DHT, by kind: `not-found`, `silent`, `double-random`, …"""
+    lan_dials: dict[str, int] = field(default_factory=dict)
+    """Addresses on the local network by how the newest dial of each ended."""
+
+
+@dataclass(frozen=True, slots=True)
 class StatusInfo(Result):
     """The whole sidecar on one page."""
 
@@ -242,6 +273,7 @@ class StatusInfo(Result):
     quota_bytes: int
     withdrawn: tuple[str, ...] = ()
     """Installed models whose publisher took the adapter back since."""
+    connections: ConnectionsInfo = ConnectionsInfo()
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +298,33 @@ class Finding(Result):
     next: str = ""
     certainty: Certainty = "certain"
     """Of the cause. What is said in `what` was seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class DialResult(Result):
+    """How the dial ended that a diagnosis tried."""
+
+    ok: bool
+    """A connection stands now, proved or not."""
+    seconds: float
+    road: Road | None = None
+    kind: str = ""
+    """Why it failed, as in `ConnectionsInfo.dials_failed`; empty if it did not, or was not made."""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis(Result):
+    """Why a room has no peers, or a peer is not reachable."""
+
+    subject: str
+    """Label of the room, or key of the peer."""
+    reached: bool
+    """Whether a member of the room is connected, or the peer is, as a member of a room of ours."""
+    findings: tuple[Finding, ...]
+    """The worst first; at least one."""
+    dial: DialResult | None = None
+    """Set exactly if a dial was asked for and possible."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -498,6 +557,19 @@ class Control(Protocol):
     async def status(self) -> StatusInfo: ...
 
     async def doctor(self) -> tuple[DoctorLine, ...]: ...
+
+    async def diagnose_room(self, room: str) -> Diagnosis:
+        """Why a room has no peers, or not all. Raises NotFound."""
+        ...
+
+    async def diagnose_peer(self, peer: str, *, dial: bool) -> Diagnosis:
+        """Why a peer is not reachable. Raises NotFound for what is no key.
+
+        Args:
+            peer: Key, unique prefix of a known one, or pinned name.
+            dial: Try it now, which takes up to a minute.
+        """
+        ...
 
     async def rooms(self) -> tuple[RoomInfo, ...]: ...
 

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import anyio
 
 from ollama_bridge.install.probe import SAFE_VERSION
 from sidecar.control_types import DoctorLine, OllamaInfo, StoreInfo
+from sidecar.diagnosis import diagnose_clock, diagnose_lan, diagnose_room, diagnose_ways_out, worst_first
 from sidecar.errors import SidecarError
 from sidecar.paths import open_to_others
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from sidecar.control_types import Finding
+    from sidecar.diagnosis import MachineFacts, RoomFacts
+    from sidecar.orch_mind.service import OrchMindInfo
     from sidecar.paths import DataPaths
     from sidecar.rooms.internet import InternetInfo
 
@@ -27,11 +31,11 @@ if TYPE_CHECKING:
 
 # No machine runs this program before it was written; a clock that says so was never set.
 WRITTEN_AT = 1_763_800_000.0
-# Clocks of honest machines differ by seconds; entries are dated to the second and expire by date.
-CLOCK_TOLERANCE_S = 600.0
 # A check that hangs must not hide the others' answers.
 CHECK_TIMEOUT_S = 20.0
 GIB = 1 << 30
+SHOWN_ROOMS = 3
+"""In one line of the doctor; `--room` is for the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,10 @@ class MdnsInfo:
     others: int
     """Other sidecars whose announcements were seen, of any room."""
     cause: str = ""
+    members: int = 0
+    """Of those announced now, the ones in a room of ours."""
+    heard_anything: bool = False
+    """Whether anything at all was heard by multicast."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +63,15 @@ class PeerCounts:
     """Addresses given with `--peer`."""
     configured_reached: int
     failed_proofs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DialCounts:
+    """Dials over the DHT since it was joined."""
+
+    opened: int = 0
+    failed: Mapping[str, int] = field(default_factory=dict)
+    """By kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +96,13 @@ class DoctorContext:
     disk: Callable[[], DiskInfo]
     now: Callable[[], float]
     """Unix seconds."""
-    newest_entry_at: Callable[[], float | None]
-    """When the newest verified entry of any peer says it was made."""
     listening: Callable[[], Sequence[str]]
     """`host:port` of the LAN listeners that are open."""
-    mdns: Callable[[], MdnsInfo]
     internet: Callable[[], InternetInfo]
+    machine: Callable[[], MachineFacts]
+    rooms: Callable[[], tuple[RoomFacts, ...]]
+    dials: Callable[[], DialCounts]
+    orch_mind: Callable[[], OrchMindInfo]
     peers: Callable[[], PeerCounts]
     round_trip: Callable[[], Awaitable[float]]
     """Shares, fetches and verifies a small blob over loopback; answers the seconds, or raises a SidecarError."""
@@ -215,16 +233,15 @@ async def check_clock(context: DoctorContext) -> DoctorLine:
     now = context.now()
     if now < WRITTEN_AT:
         return DoctorLine("clock", "fail", "The clock says a time before this program existed.", "Set the clock.")
-    newest = context.newest_entry_at()
-    if newest is not None and newest > now + CLOCK_TOLERANCE_S:
-        minutes = (newest - now) / 60
-        return DoctorLine(
-            "clock",
-            "warn",
-            f"A peer's entry is dated {minutes:.0f} minutes from now: one of the clocks is wrong.",
-            "Check it.",
-        )
-    return DoctorLine("clock", "ok", "The clock is plausible.")
+    return _line("clock", diagnose_clock(context.machine().clock), "The clock is plausible.")
+
+
+def _line(name: str, findings: Sequence[Finding], well: str) -> DoctorLine:
+    """A line of the worst finding, or `well` without any."""
+    if not findings:
+        return DoctorLine(name, "ok", well)
+    worst = worst_first(findings)[0]
+    return DoctorLine(name, worst.level, f"{worst.what} {worst.cause}", worst.next)
 
 
 async def check_listener(context: DoctorContext) -> DoctorLine:
@@ -254,25 +271,10 @@ async def _answers(address: str) -> bool:
 
 
 async def check_local_network(context: DoctorContext) -> DoctorLine:
-    """mDNS runs, and whether it has seen anybody."""
-    mdns = context.mdns()
-    if not mdns.enabled:
-        return DoctorLine("local network", "ok", "Discovery is switched off; peers are those given with --peer.")
-    if not mdns.running:
-        return DoctorLine(
-            "local network",
-            "fail",
-            f"Discovery does not run: {mdns.cause or 'unknown'}.",
-            "Check UDP port 5353, or use --peer.",
-        )
-    if mdns.others == 0:
-        return DoctorLine(
-            "local network",
-            "warn",
-            "No other sidecar was seen on the local network.",
-            "If there should be one: same network, no guest Wi-Fi or VPN between, UDP port 5353 open; or give --peer HOST:PORT.",
-        )
-    return DoctorLine("local network", "ok", f"{mdns.others} other sidecars seen.")
+    """Discovery works, whether it has seen anybody, and whether they can be connected to."""
+    lan = context.machine().lan
+    seen = f"{lan.others} other sidecars seen, {lan.members} of them in a room of ours; {lan.connected} connected."
+    return _line("local network", diagnose_lan(lan), seen)
 
 
 async def check_internet(context: DoctorContext) -> DoctorLine:
@@ -307,6 +309,45 @@ async def check_internet(context: DoctorContext) -> DoctorLine:
     else:
         kind = "another port for every destination: peers behind such a router too need a member that relays"
     return DoctorLine("internet", "ok", f"This machine is seen as {address.host}; {kind}.")
+
+
+async def check_ways_out(context: DoctorContext) -> DoctorLine:
+    """VPNs and several ways to the internet, which explain a lot where peers are not reached."""
+    return _line("ways out", diagnose_ways_out(context.machine()), "One way out, and no VPN.")
+
+
+async def check_rooms(context: DoctorContext) -> DoctorLine:
+    """Each room has somebody else in it; `doctor --room` says more."""
+    machine, rooms = context.machine(), context.rooms()
+    lonely = {room.label: diagnose_room(machine, room)[0] for room in rooms if not room.members}
+    if not lonely:
+        return DoctorLine("rooms", "ok", f"{len(rooms)} rooms, with others in each." if rooms else "No room is joined.")
+    said = [f"{label}: {found.what} {found.cause}" for label, found in list(lonely.items())[:SHOWN_ROOMS]]
+    more = f" And {len(lonely) - SHOWN_ROOMS} more." if len(lonely) > SHOWN_ROOMS else ""
+    label = next(iter(lonely))
+    return DoctorLine("rooms", "warn", " ".join(said) + more, f"{lonely[label].next} `ollaswarm doctor --room {label}`")
+
+
+async def check_dials(context: DoctorContext) -> DoctorLine:
+    """How dials over the DHT went. Some always fail: announces outlive those who made them."""
+    dials = context.dials()
+    failed = ", ".join(f"{count} {kind}" for kind, count in sorted(dials.failed.items()))
+    if not failed:
+        return DoctorLine("dials", "ok", f"{dials.opened} dials over the DHT, none failed.")
+    said = f"{dials.opened} dials over the DHT opened a connection, others did not: {failed}."
+    step = "`ollaswarm doctor --peer KEY` explains one."
+    return DoctorLine("dials", "ok" if dials.opened else "warn", said, step)
+
+
+async def check_orch_mind(context: DoctorContext) -> DoctorLine:
+    """Its users are met in its rooms."""
+    info = context.orch_mind()
+    if not info.rooms:
+        return DoctorLine("orch-mind", "ok", "No room of Orch-Mind's is joined.")
+    said = f"{info.peers} users of Orch-Mind in {info.rooms} rooms; {info.offered} adapters offered to them."
+    if info.peers:
+        return DoctorLine("orch-mind", "ok", said)
+    return DoctorLine("orch-mind", "warn", said, "Is anybody online there? Compare the code with theirs.")
 
 
 async def check_peers(context: DoctorContext) -> DoctorLine:
@@ -350,6 +391,10 @@ CHECKS: tuple[Check, ...] = (
     check_listener,
     check_local_network,
     check_internet,
+    check_ways_out,
+    check_rooms,
+    check_dials,
+    check_orch_mind,
     check_peers,
     check_round_trip,
 )

@@ -9,8 +9,13 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from sidecar.control_types import NatKind, Road
+from sidecar.diagnosis import DialKind, LanOutcome
+
 BadInput = Literal["entry", "entry-older", "entry-conflict", "entry-full", "proof", "protocol"]
 Route = Literal["pull", "create", "none"]
+LAN_OUTCOMES = get_args(LanOutcome)
+RESULT_OPENED = "opened"
 # Any error code of `sidecar.errors` is a result; anything else would let a stranger invent time series.
 RESULT_OK = "ok"
 
@@ -45,11 +50,32 @@ class Metrics:
         self.transfers = self._gauge("transfers", "Running fetches.")
         self.upload_slots_used = self._gauge("upload_slots_used", "Peers being served.")
         self.ollama_up = self._gauge("ollama_up", "1 while Ollama answers.")
+        self.connections = self._kinds("connections", "Connected members by road.", "road", get_args(Road))
+        self.nat = self._kinds("nat", "1 for the kind of NAT before this machine.", "kind", get_args(NatKind))
+        self.dht_online = self._gauge("dht_online", "1 while the DHT answers.")
+        self.unproved = self._gauge("unproved_connections", "Connections in which nobody proved a room.")
+        self.lan_addresses = self._kinds(
+            "lan_addresses", "Addresses on the local network by how the newest dial ended.", "outcome", LAN_OUTCOMES
+        )
+        self.dials = Counter(
+            "ollaswarm_dials", "Dials over the DHT by how they ended.", ["result"], registry=self.registry
+        )
+        for result in (RESULT_OPENED, *get_args(DialKind)):
+            self.dials.labels(result)
+        self.orch_mind_peers = self._gauge("orch_mind_peers", "Connected users of Orch-Mind.")
+        self.orch_mind_rooms = self._gauge("orch_mind_rooms", "Rooms in which Orch-Mind's messages are spoken.")
+        self.orch_mind_offered = self._gauge("orch_mind_offered", "Adapters offered to users of Orch-Mind.")
         for kind in get_args(BadInput):
             self._bad_input.labels(kind)
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(f"ollaswarm_{name}", text, registry=self.registry)
+
+    def _kinds(self, name: str, text: str, label: str, values: tuple[str, ...]) -> Gauge:
+        gauge = Gauge(f"ollaswarm_{name}", text, [label], registry=self.registry)
+        for value in values:
+            gauge.labels(value)
+        return gauge
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(f"ollaswarm_{name}", text, registry=self.registry)

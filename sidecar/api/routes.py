@@ -13,6 +13,7 @@ from sidecar.control_types import (
     BlockListInfo,
     BundleInfo,
     Control,
+    Diagnosis,
     DoctorLine,
     ImportInfo,
     PeerInfo,
@@ -56,6 +57,14 @@ def _add_overview(router: APIRouter, control: Control) -> None:
     @router.post("/doctor", summary="Check everything; takes a few seconds")
     async def doctor() -> tuple[DoctorLine, ...]:
         return await control.doctor()
+
+    @router.post("/doctor/room", summary="Why a room has no peers")
+    async def diagnose_room(body: schemas.LeaveRoom) -> Diagnosis:
+        return await control.diagnose_room(body.room)
+
+    @router.post("/doctor/peer", summary="Why a peer is not reachable")
+    async def diagnose_peer(body: schemas.DiagnosePeer) -> Diagnosis:
+        return await control.diagnose_peer(body.peer, dial=body.dial)
 
     @router.get("/peers", summary="Connected peers")
     async def peers() -> tuple[PeerInfo, ...]:

@@ -30,6 +30,11 @@ class JoinRoom(Body):
     )
 
 
+class DiagnosePeer(Body):
+    peer: str = Field(max_length=MAX_NAME, description="Key, unique prefix of a known one, or pinned name.")
+    dial: bool = Field(False, description="Try it now; takes up to a minute.")
+
+
 class LeaveRoom(Body):
     room: str = Field(max_length=MAX_NAME, description="Label or id.")
 
@@ -44,12 +49,12 @@ class Share(Body):
     tags: tuple[str, ...] = Field((), max_length=64)
     card: str | None = Field(None, max_length=MAX_CARD)
     suggest: bool = Field(False, description="Offer the model's template, system text and parameters as suggestions.")
+    model: bool = Field(False, description="Offer the whole model, not an adapter.")
 
     def options(self) -> ShareOptions:
         return ShareOptions(**self.model_dump(exclude={"what", "room"}))
 
 
-    model: bool = Field(False, description="Offer the whole model, not an adapter.")
 class ShareAll(Body):
     room: str = Field(max_length=MAX_NAME)
     on: bool = Field(description="Begin or end the rule.")
@@ -62,14 +67,14 @@ class Unshare(Body):
 
 class Ref(Body):
     ref: str = Field(max_length=MAX_NAME, description="Name, publisher/name, or unique prefix of an entry digest.")
+
+
+class Get(Ref):
     as_name: str | None = Field(None, max_length=MAX_NAME)
     install: bool = True
     force: bool = Field(False, description="Replace a model of that name which we did not install.")
     accept_suggestions: bool = False
     base: str | None = Field(None, max_length=MAX_NAME, description="Local base model, for what names none we have.")
-
-
-class Get(Ref):
     accept_unsigned: bool = Field(False, description="The user read and agreed that nobody signed it.")
 
     def options(self) -> GetOptions:

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sidecar.cli.explain import explain, internet_text
 from sidecar.cli.output import Output, human_bytes, human_seconds
 from sidecar.cli.session import DataDir, Json, daemon_session
 from sidecar.errors import TransferError
@@ -28,6 +29,7 @@ def _status_facts(found: dict[str, Any]) -> dict[str, str]:
         ollama_text = f"{ollama['url']} does not answer: {ollama['cause']}"
     readable = f"{store['models']} models, {store['adapters']} adapters" if store["readable"] else store["cause"]
     rooms = ", ".join(f"{room['label']} ({room['peers']} peers)" for room in found["rooms"])
+    connections = found["connections"]
     withdrawn = {"taken back": f"{', '.join(found['withdrawn'])}; `ollaswarm uninstall` removes them"}
     return {
         "ollaswarm": f"{found['version']}, pid {found['pid']}, up {human_seconds(found['uptime_s'])}",
@@ -38,16 +40,33 @@ def _status_facts(found: dict[str, Any]) -> dict[str, str]:
         "ollama": ollama_text,
         "store": f"{store['path'] or 'not found'}: {readable}",
         "rooms": rooms or "none: `ollaswarm room create` or `ollaswarm room join`",
-        "peers": str(found["peers"]),
+        "peers": _by_kind(found["peers"], connections["roads"]),
+        "internet": internet_text(connections),
         "adapters": f"{found['entries']} offered by rooms, {found['shared']} shared by us",
         "transfers": f"{found['transfers']} running",
         "fetched": f"{human_bytes(found['fetched_bytes'])} of {human_bytes(found['quota_bytes'])}",
     } | (withdrawn if found["withdrawn"] else {})
 
 
-def doctor(json: Json = False, data_dir: DataDir = None) -> None:
-    """Check everything and say what to do about what is wrong. Exit code 1 if something fails."""
+def doctor(
+    room: Annotated[str | None, typer.Option("--room", metavar="ROOM", help="Why this room has no peers.")] = None,
+    peer: Annotated[str | None, typer.Option("--peer", metavar="KEY", help="Why this peer is not reachable.")] = None,
+    dial: Annotated[bool, typer.Option("--dial", help="With --peer: try to connect now; up to a minute.")] = False,
+    json: Json = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Check everything, or one room's or peer's connections, and say what to do about what is wrong.
+
+    Exit code 1 if something fails, or if the room has no member and the peer no connection with us.
+    """
+    if room is not None and peer is not None:
+        raise typer.BadParameter("--room and --peer are two questions; ask one.")
+    if dial and peer is None:
+        raise typer.BadParameter("--dial needs --peer KEY.")
     with daemon_session(json, data_dir) as (client, output):
+        if room is not None or peer is not None:
+            explain(client, output, room=room, peer=peer, dial=dial)
+            return
         checks = client.post("/doctor")
         failed = sum(check["level"] == "fail" for check in checks)
         if json:
@@ -56,6 +75,11 @@ def doctor(json: Json = False, data_dir: DataDir = None) -> None:
             _print_checks(checks, failed, output)
         if failed:
             raise typer.Exit(1)
+
+
+def _by_kind(total: int, counts: dict[str, int]) -> str:
+    said = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    return f"{total} ({said})" if said else str(total)
 
 
 def _print_checks(checks: list[dict[str, str]], failed: int, output: Output) -> None:
@@ -76,6 +100,7 @@ def peers(json: Json = False, data_dir: DataDir = None) -> None:
             "WORDS": [peer["words"] for peer in found],
             "ROOMS": [", ".join(peer["rooms"]) for peer in found],
             "ADDRESS": [peer["address"] for peer in found],
+            "ROAD": [peer["road"] for peer in found],
             "TRUST": [peer["trust"] for peer in found],
             "OFFERS": [str(peer["entries"]) for peer in found],
             "RECEIVED": [human_bytes(peer["received_bytes"]) for peer in found],

@@ -6,25 +6,26 @@ import shutil
 import time
 from typing import TYPE_CHECKING
 
-from sidecar.catalogue.fields import unix_seconds
 from sidecar.control import ollama_info, store_info
-from sidecar.doctor import DiskInfo, DoctorContext, PeerCounts, run_checks
+from sidecar.doctor import DialCounts, DiskInfo, DoctorContext, PeerCounts, run_checks
 from sidecar.round_trip import round_trip
+
+from .connections import only_positive
 
 if TYPE_CHECKING:
     from sidecar.control_types import DoctorLine, OllamaInfo, StoreInfo
     from sidecar.parts import Parts
-    from sidecar.rooms.internet import InternetRooms
 
+    from .connections import ConnectionFacts
     from .local_network import LocalNetwork
 
 
 class Examiner:
     """See the module docstring."""
 
-    def __init__(self, parts: Parts, local_network: LocalNetwork, internet: InternetRooms) -> None:
+    def __init__(self, parts: Parts, local_network: LocalNetwork, facts: ConnectionFacts) -> None:
         self._parts = parts
-        self._internet = internet
+        self._facts = facts
         self._local_network = local_network
 
     async def run(self) -> tuple[DoctorLine, ...]:
@@ -38,10 +39,12 @@ class Examiner:
                 store=self._store,
                 disk=self._disk,
                 now=time.time,
-                newest_entry_at=self._newest_entry,
                 listening=self._local_network.listening,
-                mdns=self._local_network.mdns_info,
-                internet=self._internet.info,
+                internet=self._facts.internet.info,
+                machine=self._facts.machine,
+                rooms=self._facts.rooms,
+                dials=self._dials,
+                orch_mind=parts.orch_mind.info,
                 peers=self._peers,
                 round_trip=lambda: round_trip(parts.paths.root),
             )
@@ -59,15 +62,8 @@ class Examiner:
         reserve = parts.settings.reserve_bytes(usage.total)
         return DiskInfo(usage.total, usage.free, reserve, parts.blobs.stored_bytes(), parts.settings.quota)
 
-    def _newest_entry(self) -> float | None:
-        own, catalogue = self._parts.identity.key_pair.public_key, self._parts.catalogue
-        times = [
-            unix_seconds(entry.entry.created)
-            for room in catalogue.rooms()
-            for entry in catalogue.entries(room)
-            if entry.publisher != own
-        ]
-        return max(times, default=None)
+    def _dials(self) -> DialCounts:
+        return DialCounts(self._facts.dials_opened(), only_positive(self._facts.dials_failed()))
 
     def _peers(self) -> PeerCounts:
         network, configured = self._parts.network, self._parts.settings.peers

@@ -16,7 +16,10 @@ from sidecar.identity import relay_key_pair
 from sidecar.rooms.internet import InternetRooms
 
 from .assemble import assemble
+from .connection_gauges import ConnectionGauges
+from .connections import ConnectionFacts
 from .examine import Examiner
+from .explain import Explainer
 from .local_network import LocalNetwork
 
 if TYPE_CHECKING:
@@ -53,16 +56,19 @@ async def run_parts(settings: Settings, *, api_address: str = "") -> AsyncIterat
             internet.rooms_changed()
             await local_network.rooms_changed()
 
+        facts = ConnectionFacts(parts, local_network, internet)
         control = SidecarControl(
             parts,
             api_address=api_address,
             listening=local_network.listening,
-            examine=Examiner(parts, local_network, internet).run,
+            examine=Examiner(parts, local_network, facts).run,
+            connections=Explainer(parts, facts),
             rooms_changed=rooms_changed,
         )
         failure: Exception | None = None
         async with anyio.create_task_group() as tasks:
             await _start(parts, local_network, internet, tasks)
+            tasks.start_soon(ConnectionGauges(parts, facts).run)
             try:
                 yield parts, control
             except Exception as error:

@@ -73,8 +73,12 @@ class LocalNetwork:
 
     def mdns_info(self) -> MdnsInfo:
         """How discovery is doing."""
-        enabled, running = not self._settings.no_mdns, self._mdns is not None
-        return MdnsInfo(enabled, running, self._mdns.seen if self._mdns else 0, self._mdns_problem)
+        enabled, mdns = not self._settings.no_mdns, self._mdns
+        if mdns is None:
+            return MdnsInfo(enabled, running=False, others=0, cause=self._mdns_problem)
+        return MdnsInfo(
+            enabled, running=True, others=mdns.seen, members=mdns.members, heard_anything=mdns.heard_anything
+        )
 
     async def _discover(self, address: tuple[str, int]) -> None:
         host, port = address

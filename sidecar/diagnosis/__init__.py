@@ -12,14 +12,12 @@ from .facts import (
     LanOutcome,
     MachineFacts,
     MeetingFacts,
-    NatKind,
     PeerFacts,
     Refusal,
-    Road,
     RoomFacts,
 )
 from .findings import KINDS
-from .machine import diagnose_machine
+from .machine import diagnose_clock, diagnose_lan, diagnose_machine, diagnose_ways_out, worst_first
 from .peer import diagnose_peer
 from .room import diagnose_room
 
@@ -34,12 +32,14 @@ __all__ = [
     "LanOutcome",
     "MachineFacts",
     "MeetingFacts",
-    "NatKind",
     "PeerFacts",
     "Refusal",
-    "Road",
     "RoomFacts",
+    "diagnose_clock",
+    "diagnose_lan",
     "diagnose_machine",
     "diagnose_peer",
     "diagnose_room",
+    "diagnose_ways_out",
+    "worst_first",
 ]

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from .findings import finding
 
 if TYPE_CHECKING:
-    from sidecar.control_types import Finding
+    from sidecar.control_types import Finding, NatKind
 
-    from .facts import DialFacts, NatKind
+    from .facts import DialFacts
 
 NAT_WORDS: dict[NatKind, str] = {
     "open": "no router in the way",

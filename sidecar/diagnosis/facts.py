@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-NatKind = Literal["open", "consistent", "random", "unknown"]
-"""Anybody can send to us; one port for everybody; another port for each destination; not known yet."""
-Road = Literal["lan", "direct", "relayed"]
-"""How the packets of a connection travel."""
+    from sidecar.control_types import NatKind, Road
+
 DialKind = Literal[
     "not-found", "silent", "double-random", "holepunch", "relay", "refused", "incompatible", "timeout", "other"
 ]

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from .findings import finding, plural
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sidecar.control_types import Finding
 
     from .facts import ClockFacts, DhtFacts, LanFacts, MachineFacts
@@ -23,13 +25,13 @@ def diagnose_machine(facts: MachineFacts) -> tuple[Finding, ...]:
     found = [
         *diagnose_dht(facts.dht),
         *diagnose_lan(facts.lan),
-        *_diagnose_routes(facts),
+        *diagnose_ways_out(facts),
         *diagnose_clock(facts.clock),
     ]
     return worst_first(found)
 
 
-def worst_first(found: list[Finding]) -> tuple[Finding, ...]:
+def worst_first(found: Sequence[Finding]) -> tuple[Finding, ...]:
     """In the order in which to read them; what is equally bad stays as it was."""
     return tuple(sorted(found, key=lambda each: ("fail", "warn", "ok").index(each.level)))
 
@@ -123,7 +125,7 @@ def _dialled(lan: LanFacts) -> list[Finding]:
     return found
 
 
-def _diagnose_routes(facts: MachineFacts) -> list[Finding]:
+def diagnose_ways_out(facts: MachineFacts) -> list[Finding]:
     """A VPN is only worth a warning where something does not work: most of the time it does no harm."""
     troubled = facts.peers == 0 and (facts.dht.wanted or facts.lan.members > 0)
     found = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,16 @@ log = logging.getLogger(__name__)
 KIND = "orch-mind"
 MAX_PEERS = 32
 """Strangers may connect for free, and each may list 256 adapters and hold an upload slot."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrchMindInfo:
+    """In numbers, for `doctor` and metrics."""
+
+    rooms: int
+    peers: int
+    offered: int
+    """Adapters of ours that its users are offered now."""
 
 
 class OrchMind:
@@ -248,6 +259,11 @@ class OrchMind:
             return await to_thread.run_sync(work)
         except (OSError, OllamaBridgeError, BlobMismatch) as error:
             raise ShareError(clean_line(f"{source} cannot be offered: {error}")) from error
+
+    @property
+    def offered(self) -> int:
+        """Adapters that its users are offered now."""
+        return len(self._offers)
 
     def _offered(self) -> set[Digest]:
         return {Digest(offer.checksum) for offer in self._offers.values()}

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from sidecar.catalogue.entry import suggest_name
 from sidecar.catalogue.rows import NOBODY, Standing
-from sidecar.control_types import AdapterRow, PeerInfo, RoomInfo
+from sidecar.control_types import AdapterRow, Diagnosis, Finding, PeerInfo, RoomInfo
 from sidecar.errors import ConsentNeeded, ShareError
 from sidecar.events import RoomJoined, RoomLeft
 from sidecar.identity import read_aloud
 from sidecar.rooms.key import GENERAL_TOPIC
 from sidecar.transfers import Job
 
-from .service import KIND
+from .service import KIND, OrchMindInfo
 from .topics import normalise_orch_mind_code, orch_mind_topic
 
 if TYPE_CHECKING:
@@ -196,6 +196,22 @@ class OrchMindVerbs:
         room = self._service.rooms.get(row.topic)
         rooms = () if room is None else (room.label,)
         return AdapterRow(row.name, row.name, 0, "", rooms, "", 0, row.base, "", None, 0, "unsigned", local=True)
+
+    def diagnose(self, room: JoinedRoom) -> Diagnosis:
+        """Why nobody is connected in a room that is only Orch-Mind's."""
+        peers = len(self._service.exchanges)
+        if peers:
+            cause = "Connections do not say for which room they are."
+            what = f"{peers} users of Orch-Mind connected, in all its rooms together."
+            return Diagnosis(room.label, True, (Finding("orch-mind", "ok", what, cause),))
+        what = "No user of Orch-Mind is connected."
+        cause = "None is online in its rooms, or none can be reached; Orch-Mind has no relays and no local network."
+        next_step = "Compare the code with theirs, and see `ollaswarm doctor` for this machine's place in the DHT."
+        return Diagnosis(room.label, False, (Finding("orch-mind", "warn", what, cause, next_step, "possible"),))
+
+    def info(self) -> OrchMindInfo:
+        """All of it in numbers."""
+        return OrchMindInfo(len(self._service.rooms), len(self._service.exchanges), self._service.offered)
 
     # --- people ------------------------------------------------------------------------------------------------------------
 

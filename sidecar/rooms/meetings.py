@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sidecar.diagnosis.facts import Refusal, Road
+    from sidecar.control_types import Road
+    from sidecar.diagnosis.facts import Refusal
 
     from .peer import PeerConnection
 

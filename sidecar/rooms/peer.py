@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hyperdht import SecretStream
     from hyperdht.buffers import BytesLike
     from ollama_bridge.digests import Digest
-    from sidecar.diagnosis.facts import Road
+    from sidecar.control_types import Road
 
     from .key import RoomKey
     from .session_events import SessionEvent

@@ -12,9 +12,13 @@ from sidecar.control_types import (
     AdapterRow,
     BlockListInfo,
     BundleInfo,
+    ConnectionsInfo,
     Control,
+    Diagnosis,
+    DialResult,
     DoctorLine,
     ErrorInfo,
+    Finding,
     GetOptions,
     ImportInfo,
     InstallResult,
@@ -74,6 +78,8 @@ def adapter_row(**changes: object) -> AdapterRow:
 
 REGISTRY_SECRET = "0123456789abcdef" * 2
 REGISTRY_PREFIX = f"127.0.0.1:11471/{REGISTRY_SECRET}/"
+FINDING = Finding("stale-announce", "warn", "Nobody answers.", "It ended.", "Start it.", "likely")
+DIALLED = DialResult(False, 4.0, kind="silent", detail="Nobody got an answer.")
 
 
 @dataclass
@@ -93,6 +99,9 @@ class FakeControl:
     suggested: tuple[Suggestion, ...] = ()
     running: dict[str, TransferInfo] = field(default_factory=dict)
     breaks: Exception | None = None
+    reached: bool = False
+    finding: Finding = FINDING
+    dialled: DialResult = DIALLED
     lines: tuple[DoctorLine, ...] = (DoctorLine("ollama", "ok", "Fine."), DoctorLine("peers", "warn", "None.", "Wait."))
     log: list[NumberedEvent] = field(default_factory=list)
     changed: anyio.Event = field(default_factory=anyio.Event)
@@ -154,11 +163,26 @@ class FakeControl:
             transfers=0,
             fetched_bytes=SIZE,
             quota_bytes=50 << 30,
+            connections=ConnectionsInfo(
+                online=True,
+                nat="consistent",
+                roads={"lan": 1, "relayed": 1},
+                dials_opened=2,
+                dials_failed={"silent": 3},
+            ),
         )
 
     async def doctor(self) -> tuple[DoctorLine, ...]:
         self.calls.append(("doctor",))
         return self.lines
+
+    async def diagnose_room(self, room: str) -> Diagnosis:
+        self.calls.append(("diagnose_room", room))
+        return Diagnosis(room, False, (self.finding,))
+
+    async def diagnose_peer(self, peer: str, *, dial: bool) -> Diagnosis:
+        self.calls.append(("diagnose_peer", peer, dial))
+        return Diagnosis(peer, self.reached, (self.finding,), self.dialled if dial else None)
 
     async def rooms(self) -> tuple[RoomInfo, ...]:
         return tuple(self.joined)

@@ -95,6 +95,9 @@ async def test_get_starts_a_transfer_and_answers_at_once(client: httpx.AsyncClie
 
 async def test_the_other_verbs(client: httpx.AsyncClient, control: FakeControl) -> None:
     assert (await post(client, "/doctor")).json()[0]["level"] == "ok"
+    assert (await post(client, "/doctor/room", room="team")).json()["findings"][0]["kind"] == "stale-announce"
+    assert (await post(client, "/doctor/peer", peer=KEY)).json()["dial"] is None
+    assert (await post(client, "/doctor/peer", peer=KEY, dial=True)).json()["dial"]["kind"] == "silent"
     assert (await post(client, "/uninstall", name="sql-lora")).json()["removed"] is True
     assert (await post(client, "/publishers/trust", key=KEY)).json()["trust"] == "trusted"
     assert (await post(client, "/publishers/block", key=KEY)).json()["trust"] == "blocked"

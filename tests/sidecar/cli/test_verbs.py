@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 
 from sidecar.cli.client import ApiClient
-from sidecar.control_types import DoctorLine, ErrorInfo, GetOptions, PlanLine, RuleOptions, ShareOptions, Suggestion
+from sidecar.control_types import (
+    DialResult,
+    DoctorLine,
+    ErrorInfo,
+    GetOptions,
+    PlanLine,
+    RuleOptions,
+    ShareOptions,
+    Suggestion,
+)
 from tests.sidecar.api.fake_control import (
     CODE,
     CONSENT,
@@ -35,6 +44,8 @@ def test_status(run: Run) -> None:
     assert told.exit_code == 0
     assert "0.34.2 at http://127.0.0.1:11434, installs by pull" in told.stdout
     assert "team (2 peers)" in told.stdout
+    assert "2 (1 lan, 1 relayed)" in told.stdout
+    assert "hole punching; 2 dials opened, failed: 3 silent" in told.stdout
     assert as_json(run("status", "--json").stdout)["uptime_s"] == 75.0
 
 
@@ -45,6 +56,34 @@ def test_doctor_fails_when_a_line_fails(run: Run, control: FakeControl) -> None:
     control.lines = (DoctorLine("store", "fail", "Gone.", "Find it."),)
     assert run("doctor").exit_code == 1
     assert as_json(run("doctor", "--json").stdout) == {"ok": False, "checks": [control.lines[0].to_json()]}
+
+
+def test_doctor_of_a_room(run: Run, control: FakeControl) -> None:
+    told = run("doctor", "--room", "team")
+    assert told.exit_code == 1, "nobody is there"
+    said = "warn  Nobody answers.\n      cause (likely): It ended.\n      next: Start it."
+    assert said in told.stdout
+    assert "docs/connections.md: stale-announce" in told.stdout
+    assert control.calls == [("diagnose_room", "team")]
+
+
+def test_doctor_of_a_peer(run: Run, control: FakeControl) -> None:
+    assert run("doctor", "--peer", KEY).exit_code == 1
+    told = run("doctor", "--peer", KEY, "--dial")
+    assert "dial  failed after 4 s: Nobody got an answer." in told.stdout
+    assert "Dialling" in told.stderr
+    assert control.calls == [("diagnose_peer", KEY, False), ("diagnose_peer", KEY, True)]
+    control.reached, control.dialled = True, DialResult(True, 2.0, "relayed")
+    told = run("doctor", "--peer", KEY, "--dial")
+    assert told.exit_code == 0
+    assert "dial  connected through a member that relays after 2 s." in told.stdout
+    answer = as_json(run("doctor", "--peer", KEY, "--dial", "--json").stdout)
+    assert (answer["ok"], answer["findings"][0]["kind"], answer["dial"]["road"]) == (True, "stale-announce", "relayed")
+
+
+@pytest.mark.parametrize("arguments", [("--room", "team", "--peer", KEY), ("--dial",)])
+def test_doctor_is_asked_one_question(run: Run, arguments: tuple[str, ...]) -> None:
+    assert run("doctor", *arguments).exit_code == 2
 
 
 def test_room_create_tells_the_code_once(run: Run) -> None:
@@ -257,6 +296,31 @@ def test_t04_suggestions_are_shown_and_not_applied_unless_asked(run: Run, contro
     assert control.calls[-1] == ("get", "sql-lora", GetOptions(accept_suggestions=True))
 
 
+def test_t04_a_models_settings_and_licence_are_shown_and_nothing_is_installed_unless_agreed(
+    run: Run, control: FakeControl
+) -> None:
+    control.suggested = (
+        Suggestion("template", "", "{{ .Prompt }}", required=True),
+        Suggestion("license", "", "TINY LICENSE\n\nDo as you like."),
+    )
+    control.script = steps(1, FakeControl.finish)
+    told = run("get", "sql-lora")
+    assert "    + TINY LICENSE" in told.stdout
+    assert "    + {{ .Prompt }}" in told.stdout
+    assert "Not agreed" in told.stdout
+    assert control.calls == [("get", "sql-lora", GetOptions())]
+    control.script = steps(1, FakeControl.finish)
+    assert "Agreed." in run("get", "sql-lora", "--yes").stdout
+    assert control.calls[-1] == ("get", "sql-lora", GetOptions(accept_suggestions=True))
+
+
+def test_share_of_a_whole_model_is_asked_for_by_name_and_shows_the_licence(run: Run, control: FakeControl) -> None:
+    told = run("share", "llama3.2:1b", "--model", "--room", "team")
+    assert control.calls == [("share", "llama3.2:1b", "team", ShareOptions(model=True))]
+    assert "Its licence: " in told.stdout
+    assert run("share", "*", "--model", "--room", "team").exit_code == 1
+
+
 def test_what_nobody_signed_is_fetched_only_with_consent(run: Run, control: FakeControl) -> None:
     refused = run("get", "orch-mind/lora")
     assert refused.exit_code == 1
@@ -296,31 +360,6 @@ def test_t09_peer_text_cannot_touch_the_terminal(run: Run, control: FakeControl)
     "words", [["adapters", "--colour"], ["get"], ["nonsense"], ["room"], ["events", "--since", "-1"]]
 )
 def test_usage_errors_are_2(run: Run, words: list[str]) -> None:
-def test_t04_a_models_settings_and_licence_are_shown_and_nothing_is_installed_unless_agreed(
-    run: Run, control: FakeControl
-) -> None:
-    control.suggested = (
-        Suggestion("template", "", "{{ .Prompt }}", required=True),
-        Suggestion("license", "", "TINY LICENSE\n\nDo as you like."),
-    )
-    control.script = steps(1, FakeControl.finish)
-    told = run("get", "sql-lora")
-    assert "    + TINY LICENSE" in told.stdout
-    assert "    + {{ .Prompt }}" in told.stdout
-    assert "Not agreed" in told.stdout
-    assert control.calls == [("get", "sql-lora", GetOptions())]
-    control.script = steps(1, FakeControl.finish)
-    assert "Agreed." in run("get", "sql-lora", "--yes").stdout
-    assert control.calls[-1] == ("get", "sql-lora", GetOptions(accept_suggestions=True))
-
-
-def test_share_of_a_whole_model_is_asked_for_by_name_and_shows_the_licence(run: Run, control: FakeControl) -> None:
-    told = run("share", "llama3.2:1b", "--model", "--room", "team")
-    assert control.calls == [("share", "llama3.2:1b", "team", ShareOptions(model=True))]
-    assert "Its licence: " in told.stdout
-    assert run("share", "*", "--model", "--room", "team").exit_code == 1
-
-
     assert run(*words).exit_code == 2
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, get_args
 
 import pytest
 
+from sidecar.control_types import NatKind
 from sidecar.diagnosis import (
     KINDS,
     ClockFacts,
@@ -19,7 +20,6 @@ from sidecar.diagnosis import (
     LanFacts,
     MachineFacts,
     MeetingFacts,
-    NatKind,
     PeerFacts,
     RoomFacts,
     diagnose_machine,

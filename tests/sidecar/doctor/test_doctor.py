@@ -11,8 +11,10 @@ import pytest
 import sidecar.doctor as doctor
 from hyperdht.addresses import Address
 from sidecar.control_types import DoctorLine, OllamaInfo, StoreInfo
-from sidecar.doctor import CHECKS, DiskInfo, DoctorContext, MdnsInfo, PeerCounts, check_internet, run_checks
+from sidecar.diagnosis import ClockFacts, DhtFacts, Interface, LanFacts, MachineFacts, RoomFacts
+from sidecar.doctor import CHECKS, DialCounts, DiskInfo, DoctorContext, PeerCounts, check_internet, run_checks
 from sidecar.errors import BlobMismatch
+from sidecar.orch_mind.service import OrchMindInfo
 from sidecar.paths import DataPaths, write_private
 from sidecar.rooms.internet import InternetInfo
 
@@ -41,6 +43,16 @@ ONLINE = InternetInfo(
 )
 
 
+MACHINE = MachineFacts(dht=DhtFacts(nat="consistent"), lan=LanFacts(others=1, members=1, connected=1), peers=2)
+BROKEN = MachineFacts(
+    dht=DhtFacts(answered=False),
+    lan=LanFacts(mdns_running=False, mdns_problem="port in use"),
+    interfaces=(Interface("tun0", True),),
+    clock=ClockFacts(set_back_s=3600),
+)
+TEAM = RoomFacts("team", on_internet=True, announced=True, walks=1, connected={"direct": 1})
+
+
 async def good_round_trip() -> float:
     return 0.05
 
@@ -54,10 +66,12 @@ def context(tmp_path: Path) -> DoctorContext:
         store=good_store,
         disk=lambda: DiskInfo(500 * GIB, 100 * GIB, 2 * GIB, 1 * GIB, 50 * GIB),
         now=lambda: NOW,
-        newest_entry_at=lambda: NOW - 60,
         listening=lambda: (),
-        mdns=lambda: MdnsInfo(enabled=True, running=True, others=1),
         internet=lambda: ONLINE,
+        machine=lambda: MACHINE,
+        rooms=lambda: (TEAM,),
+        dials=lambda: DialCounts(2),
+        orch_mind=lambda: OrchMindInfo(0, 0, 0),
         peers=lambda: PeerCounts(1, 2, 0, 0),
         round_trip=good_round_trip,
     )
@@ -92,7 +106,10 @@ async def test_every_line_that_is_not_ok_has_a_next_step(context: DoctorContext)
         store=no_store,
         disk=lambda: DiskInfo(GIB, 0, GIB, 0, GIB),
         now=lambda: 0.0,
-        mdns=lambda: MdnsInfo(enabled=True, running=False, others=0, cause="port in use"),
+        machine=lambda: BROKEN,
+        rooms=lambda: (RoomFacts("alone", on_internet=True),),
+        dials=lambda: DialCounts(0, {"silent": 4}),
+        orch_mind=lambda: OrchMindInfo(1, 0, 0),
         peers=lambda: PeerCounts(1, 0, 2, 1),
     )
     for line in await run_checks(broken):
@@ -168,11 +185,17 @@ async def test_disk(context: DoctorContext, disk: DiskInfo, level: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("now", "newest", "level"),
-    [(NOW, None, "ok"), (NOW, NOW + 599, "ok"), (NOW, NOW + 3600, "warn"), (0.0, None, "fail")],
+    ("now", "clock", "level"),
+    [
+        (NOW, ClockFacts(), "ok"),
+        (NOW, ClockFacts(1, 3600.0), "warn"),
+        (NOW, ClockFacts(set_back_s=3600.0), "warn"),
+        (0.0, ClockFacts(), "fail"),
+    ],
 )
-async def test_clock(context: DoctorContext, now: float, newest: float | None, level: str) -> None:
-    line = await one(context, doctor.check_clock, now=lambda: now, newest_entry_at=lambda: newest)
+async def test_clock(context: DoctorContext, now: float, clock: ClockFacts, level: str) -> None:
+    machine = dataclasses.replace(MACHINE, clock=clock)
+    line = await one(context, doctor.check_clock, now=lambda: now, machine=lambda: machine)
     assert line.level == level
 
 
@@ -186,16 +209,71 @@ async def test_no_listener_and_a_dead_one(context: DoctorContext) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mdns", "level"),
+    ("lan", "level", "said"),
     [
-        (MdnsInfo(enabled=False, running=False, others=0), "ok"),
-        (MdnsInfo(enabled=True, running=False, others=0), "fail"),
-        (MdnsInfo(enabled=True, running=True, others=0), "warn"),
-        (MdnsInfo(enabled=True, running=True, others=3), "ok"),
+        (LanFacts(mdns_enabled=False), "ok", "switched off"),
+        (LanFacts(mdns_running=False), "fail", "does not run"),
+        (LanFacts(heard_anything=False), "warn", "keeps multicast back"),
+        (LanFacts(), "ok", "No other sidecar"),
+        (LanFacts(others=3, members=2, connected=2), "ok", "3 other sidecars"),
+        (LanFacts(others=1, members=1, dials={"timeout": 1}), "warn", "keeps its devices apart"),
     ],
 )
-async def test_local_network(context: DoctorContext, mdns: MdnsInfo, level: str) -> None:
-    assert (await one(context, doctor.check_local_network, mdns=lambda: mdns)).level == level
+async def test_local_network(context: DoctorContext, lan: LanFacts, level: str, said: str) -> None:
+    machine = dataclasses.replace(MACHINE, lan=lan)
+    line = await one(context, doctor.check_local_network, machine=lambda: machine)
+    assert (line.level, said in line.cause) == (level, True), line
+
+
+@pytest.mark.parametrize(
+    ("machine", "level", "said"),
+    [
+        (MACHINE, "ok", "no VPN"),
+        (dataclasses.replace(MACHINE, interfaces=(Interface("wg0", True),)), "ok", "wg0"),
+        (dataclasses.replace(MACHINE, interfaces=(Interface("wg0", True),), peers=0), "warn", "wg0"),
+        (dataclasses.replace(MACHINE, default_routes=2, peers=0), "warn", "2 ways out"),
+    ],
+)
+async def test_ways_out(context: DoctorContext, machine: MachineFacts, level: str, said: str) -> None:
+    line = await one(context, doctor.check_ways_out, machine=lambda: machine)
+    assert (line.level, said in line.cause) == (level, True), line
+
+
+async def test_rooms_without_anybody_are_named_with_their_cause(context: DoctorContext) -> None:
+    lonely = RoomFacts("alone", on_internet=True, announced=True, walks=1)
+    line = await one(context, doctor.check_rooms, rooms=lambda: (TEAM, lonely))
+    assert line.level == "warn"
+    assert line.cause.startswith("alone: Nobody else is announced")
+    assert line.next.endswith("`ollaswarm doctor --room alone`")
+    many = tuple(dataclasses.replace(lonely, label=f"room-{number}") for number in range(5))
+    assert "And 2 more." in (await one(context, doctor.check_rooms, rooms=lambda: many)).cause
+    assert (await one(context, doctor.check_rooms, rooms=lambda: ())).level == "ok"
+
+
+@pytest.mark.parametrize(
+    ("dials", "level", "said"),
+    [
+        (DialCounts(), "ok", "none failed"),
+        (DialCounts(2, {"silent": 1}), "ok", "1 silent"),
+        (DialCounts(0, {"silent": 1, "holepunch": 2}), "warn", "2 holepunch, 1 silent"),
+    ],
+)
+async def test_dials(context: DoctorContext, dials: DialCounts, level: str, said: str) -> None:
+    line = await one(context, doctor.check_dials, dials=lambda: dials)
+    assert (line.level, said in line.cause) == (level, True), line
+
+
+@pytest.mark.parametrize(
+    ("info", "level", "said"),
+    [
+        (OrchMindInfo(0, 0, 0), "ok", "No room of Orch-Mind's"),
+        (OrchMindInfo(1, 0, 2), "warn", "0 users"),
+        (OrchMindInfo(2, 3, 1), "ok", "3 users of Orch-Mind in 2 rooms; 1 adapters"),
+    ],
+)
+async def test_orch_mind(context: DoctorContext, info: OrchMindInfo, level: str, said: str) -> None:
+    line = await one(context, doctor.check_orch_mind, orch_mind=lambda: info)
+    assert (line.level, said in line.cause) == (level, True), line
 
 
 @pytest.mark.parametrize(

@@ -41,4 +41,4 @@ def test_t21_no_label_can_hold_a_name() -> None:
     metrics.bad_input("entry-older")
     metrics.install_ended("create")
     labels = {name for key in samples(metrics) if key[0].startswith("ollaswarm") for name, _ in key[1]}
-    assert labels == {"kind", "route", "result", "le"}
+    assert labels == {"kind", "route", "result", "le", "road", "outcome"}
