@@ -159,7 +159,8 @@ class Pulls:
             SidecarError: Nothing is offered under the name, or policy, base or file forbid it.
         """
         entry = self._names.find(name.model, name.tag)
-        pull = await self._prepare(entry, name, tag_known=True)
+        async with self._preparing:
+            pull = await self._prepare(entry, name, tag_known=True)
         if pull.transfer is None:
             pull.begin(self._clock())
         if await self._is_here(pull.digest):
@@ -177,12 +178,13 @@ class Pulls:
         Raises:
             SidecarError: As `manifest`, or it was refused a moment ago.
         """
-        pull = self._asked(name, digest)
-        if pull is None:
-            entry = self._names.find(name.model, name.tag)
-            if entry.entry.blob.digest != str(digest):
-                raise NotFound(f"{name.model} has no blob {digest}.")
-            pull = await self._prepare(entry, name, tag_known=False)
+        async with self._preparing:  # up to 16 parts ask at once
+            pull = self._asked(name, digest)
+            if pull is None:
+                entry = self._names.find(name.model, name.tag)
+                if entry.entry.blob.digest != str(digest):
+                    raise NotFound(f"{name.model} has no blob {digest}.")
+                pull = await self._prepare(entry, name, tag_known=False)
         if pull.failure is not None:
             if self._is_final(pull):
                 raise pull.failure
@@ -231,27 +233,27 @@ class Pulls:
         self._installer.check_policy(entry, GetOptions())
         base = await self._installer.base_for(entry)
         digest = Digest.parse(entry.entry.blob.digest)
-        async with self._preparing:
-            with bridge_errors():
-                plan = await make_plan(
-                    self._client,
-                    self._one_time,
-                    self._store,
-                    adapter=Path(),  # Ollama fetches it itself
-                    digest=digest,
-                    size=entry.entry.blob.size,
-                    base=base,
-                    wanted=name,
-                    force=True,  # whoever pulls a name again wants it anew
-                )
-            if plan.base_manifest is None:
-                raise InstallError(f"The layers of {base} cannot be read, so it cannot be extended.")
-            known = self._pulls.get((plan.wanted.folded, digest))
-            if known is not None and (known.transfer is not None or known.manifest == plan.render_manifest()):
-                known.asked_at = self._clock()
-                return known
-            pull = self._pulls[plan.wanted.folded, digest] = Pull(entry, plan, self._clock(), tag_known=tag_known)
-            return pull
+        with bridge_errors():
+            plan = await make_plan(
+                self._client,
+                self._one_time,
+                self._store,
+                adapter=Path(),  # Ollama fetches it itself
+                digest=digest,
+                size=entry.entry.blob.size,
+                base=base,
+                wanted=name,
+                force=True,  # whoever pulls a name again wants it anew
+            )
+        if plan.base_manifest is None:
+            raise InstallError(f"The layers of {base} cannot be read, so it cannot be extended.")
+        known = self._pulls.get((plan.wanted.folded, digest))
+        same = known is not None and known.entry.id == entry.id and known.manifest == plan.render_manifest()
+        if known is not None and (same or known.transfer is not None):
+            known.asked_at = self._clock()
+            return known
+        pull = self._pulls[plan.wanted.folded, digest] = Pull(entry, plan, self._clock(), tag_known=tag_known)
+        return pull
 
     async def _is_here(self, digest: Digest) -> bool:
         with bridge_errors():
