@@ -106,7 +106,7 @@ class Blobs:
             policy=await self.disk_policy(),
             progress=progress,
             caps=self._caps,
-            first_unit=int.from_bytes(self._own_key[:4], "little"),
+            seed=int.from_bytes(self._own_key[:4], "little"),
             struck=self._banned,
             rejected=self._rejected,
             ready=self._provide_parts,

@@ -72,7 +72,7 @@ class Fetch:
         progress: Called about ten times a second, from the event loop.
         table: The chunk table when it is already known; else sources are asked for it.
         caps: Download caps that apply to a source; none for the LAN if the user wishes so.
-        first_unit: See `Scheduler`; a number of our own, such as the start of our public key.
+        seed: See `Scheduler`; a number of our own, such as the start of our public key.
         struck: Told the key of each source that was banned from this blob.
         rejected: Told the key of a source for each wrong chunk it sent.
         ready: Told once `table`, `have` and `data_path` are there, so that what comes can be provided to others.
@@ -90,7 +90,7 @@ class Fetch:
         progress: Callable[[Progress], None] | None = None,
         table: ChunkTable | None = None,
         caps: Callable[[ChunkSource], Sequence[TokenBucket]] = lambda source: (),
-        first_unit: int = 0,
+        seed: int = 0,
         struck: Callable[[bytes], None] = lambda key: None,
         rejected: Callable[[bytes], None] = lambda key: None,
         ready: Callable[[Fetch], None] = lambda fetch: None,
@@ -100,7 +100,7 @@ class Fetch:
         self._limits, self._policy = limits or FetchLimits(), policy or DiskPolicy()
         self._progress, self._caps, self._struck, self._rejected = progress, caps, struck, rejected
         self._tell_ready = ready
-        self._first_unit = first_unit
+        self._seed = seed
         self._partial: PartialFile | None = None
         self._scheduler: Scheduler | None = None
         self._peers: dict[bytes, Peer] = {}
@@ -186,9 +186,7 @@ class Fetch:
         await self._wait_for_table()
         with await self._in_thread(self._open_partial) as partial:
             self._partial = partial
-            self._scheduler = Scheduler(
-                self.spec.count, partial.have, limits=self._limits.scheduler, first_unit=self._first_unit
-            )
+            self._scheduler = Scheduler(self.spec.count, partial.have, limits=self._limits.scheduler, seed=self._seed)
             self._scheduler.prefer(self._preferred)
             self._ready.set()
             self._tell_ready(self)
@@ -312,7 +310,7 @@ class Fetch:
         waited = anyio.current_time() - since
         if waited < (self._limits.nothing_came_s if can_continue else self._patience_without_source()):
             return
-        if self._search.lies or (self._scheduler and self._scheduler.any_banned):
+        if self._search.lies or (self._scheduler and self._scheduler.any_lied):
             raise ChunkMismatch(f"Peers sent wrong data for {self.spec.digest}, and nobody else holds what is missing.")
         if can_continue:
             raise NoProviders(f"Peers that hold {self.spec.digest} are connected, but for {waited:.0f} s nothing came.")
@@ -417,6 +415,8 @@ class Fetch:
         except SourceRefused as refusal:
             ticket = peer.ticket_of(refusal.request_id)
             self._scheduler.refused(peer.source.key, ticket, gone=refusal.gone, now=anyio.current_time())
+            if self._scheduler.denied(peer.source.key):
+                peer.complete = False  # whatever it said it holds: it is asked again
             self._wake.set()
             return
         caps = [cap for cap in self._caps(peer.source) if cap.rate is not None]
@@ -427,6 +427,7 @@ class Fetch:
             self._take(self._scheduler, peer, [run])
             now = anyio.current_time()
             if wait := max(cap.reserve(len(run.data), now=now) for cap in caps):
+                self._scheduler.wait(peer.source.key, now + wait)
                 await anyio.sleep(wait)
 
     def _take(self, scheduler: Scheduler, peer: Peer, runs: list[ReceivedChunks]) -> None:

@@ -13,16 +13,19 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from sidecar.transfer.chunks import ChunkSet
-from sidecar.transfer.scheduler_events import Arrival, Cancel, SchedulerLimits, SourceBanned, SourceStalled
-from sidecar.transfer.source_state import UNIT_CHUNKS, SourceState, Ticket
+from sidecar.transfer.end_game import owed_chunks, race
+from sidecar.transfer.rarity import UnitOrder
+from sidecar.transfer.scheduler_events import Arrival, Cancel, Request, SchedulerLimits, SourceBanned, SourceStalled
+from sidecar.transfer.source_state import REQUESTS_IN_SHARE, UNIT_CHUNKS, SourceState, Ticket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
-    from sidecar.transfer.scheduler_events import Request
-
-RERANK_S = 2.0
-"""Counting holders costs (units x sources), so a room full of partial holders is counted this often at most."""
+UNKNOWN_SPEED = 1e8
+"""Bytes per second assumed of sources while none was measured: nobody is doubted before he had the time to answer."""
+LEAST_UNIT = 8
+"""What is left to ask for is dealt out in smaller requests when it is less than a unit for everyone, to this many chunks:
+the last to finish should not have got 3 MiB alone."""
 
 
 class Scheduler:
@@ -32,32 +35,27 @@ class Scheduler:
         total: Chunks of the blob.
         have: Chunks already held.
         limits: Bounds, for tests to tighten.
-        first_unit: Where to start among equally rare units while some sources hold only parts. Peers that fetch the
-            same blob at the same time start at different places, and so soon hold what the others lack.
+        seed: Makes the order among equally rare units our own. Peers that fetch the same blob at the same time each have
+            another, and so soon hold what the others lack.
     """
 
-    def __init__(
-        self, total: int, have: ChunkSet, *, limits: SchedulerLimits | None = None, first_unit: int = 0
-    ) -> None:
+    def __init__(self, total: int, have: ChunkSet, *, limits: SchedulerLimits | None = None, seed: int = 0) -> None:
         self.have = have.copy()
         self.limits = limits or SchedulerLimits()
         self.sources: dict[bytes, SourceState] = {}
         self._strikes: Counter[bytes] = Counter()  # outlives the source: leaving and coming back changes nothing
+        self._banned: set[bytes] = set()
         self._wanted = ChunkSet(total)
         for first, length in have.missing_runs():
             self._wanted.add_range(first, length)
         self._pending: dict[int, int] = {}  # how many sources owe a chunk
         self._checking: set[int] = set()
-        self._units = -(-total // UNIT_CHUNKS)
-        self._first_unit = first_unit % self._units if self._units else 0
-        self._order: Sequence[int] = range(self._units)
-        self._place: Sequence[int] = self._order  # inverse of _order
+        self._order = UnitOrder(-(-total // UNIT_CHUNKS), seed)
         self._preferred: tuple[int, ...] = ()
-        self._rank_at: float | None = None  # when to order again; None: nothing changed
-        self._ranked_at = float("-inf")
         self._tickets = count(1)
         self._events: deque[SourceStalled | SourceBanned] = deque()
         self._cancels: list[Cancel] = []
+        self._probes: list[Request] = []
 
     # --- sources -------------------------------------------------------------------------------------------------
 
@@ -66,47 +64,62 @@ class Scheduler:
         if not self.banned(key):
             self.remove_source(key)
             self.sources[key] = SourceState(key, holdings.copy(), last_bytes_at=now)
-            self._holders_changed()
+            self._order.holders_changed()
 
     def update_holdings(self, key: bytes, holdings: ChunkSet) -> None:
-        """A source now holds something else."""
+        """A source now holds something else, or says again what it holds."""
         if source := self.sources.get(key):
-            source.holdings = holdings.copy()
-            source.cursor = 0
-            self._holders_changed()
+            changed = source.holdings != holdings
+            source.hold(holdings.copy())
+            if changed:
+                self._order.holders_changed()
 
     def remove_source(self, key: bytes) -> None:
         """A source is gone; what it owed goes to others."""
         if source := self.sources.pop(key, None):
             for ticket in list(source.tickets.values()):
                 self._give_back(source, ticket)
-            self._holders_changed()
+            self._order.holders_changed()
 
     def refused(self, key: bytes, ticket_id: int, *, gone: bool, now: float) -> None:
         """A source refused a request: because it does not hold the chunks (`gone`), or because it is busy."""
         source = self.sources.get(key)
-        ticket = source.tickets.get(ticket_id) if source else None
-        if source is None or ticket is None:
+        if source is None:
             return
-        self._give_back(source, ticket)
-        if gone:
-            for index in ticket.indexes():
-                source.holdings.discard(index)
-        else:
+        source.hear(now)
+        if ticket := source.tickets.get(ticket_id):
+            self._give_back(source, ticket)
+        if not gone:
             source.pause(now)
+        elif source.deny():
+            self._ban(key)
+
+    def wait(self, key: bytes, until: float) -> None:
+        """What this source sent waits here for a cap of our own until then: that is no silence of its."""
+        if source := self.sources.get(key):
+            source.hear(until)
+
+    def denied(self, key: bytes) -> bool:
+        """Whether a source refused what it said it holds: it is not asked again before `update_holdings`."""
+        source = self.sources.get(key)
+        return source is not None and source.denied
 
     def strike(self, key: bytes) -> None:
         """A source gave wrong data: the chunk table, a chunk, or one nobody asked for."""
         self._strikes[key] += 1
         if self._strikes[key] == self.limits.strikes:
-            if source := self.sources.get(key):
-                self._cancels += [Cancel(key, ticket) for ticket in source.tickets]
-                self.remove_source(key)
-            self._events.append(SourceBanned(key))
+            self._ban(key)
+
+    def _ban(self, key: bytes) -> None:
+        self._banned.add(key)
+        if source := self.sources.get(key):
+            self._cancels += [Cancel(key, ticket) for ticket in source.tickets]
+            self.remove_source(key)
+        self._events.append(SourceBanned(key))
 
     def banned(self, key: bytes) -> bool:
-        """Whether this key used up its strikes."""
-        return self._strikes[key] >= self.limits.strikes
+        """Whether this key is not asked again for this blob."""
+        return key in self._banned
 
     # --- chunks --------------------------------------------------------------------------------------------------
 
@@ -121,10 +134,11 @@ class Scheduler:
             source.took(ticket, count, now)
             for index in indexes:
                 self._forget_pending(index)
+            self._cancel_spare(source, ticket)
         elif not source.take_late(ticket_id, first, count, now):
             self.strike(key)
             return Arrival.UNREQUESTED
-        new = [index for index in indexes if index not in self._checking and not self.have.has(index)]
+        new = [index for index in indexes if not self._came(index)]
         for index in new:
             self._wanted.discard(index)
         self._checking.update(new)
@@ -159,17 +173,26 @@ class Scheduler:
 
     def commands(self, *, now: float) -> list[Request | Cancel]:
         """Requests and cancellations to send now. Carry all of them out, in order."""
-        if self._rank_at is not None and now >= self._rank_at:
-            self._rank(now)
+        if self._order.rank([source.holdings for source in self.sources.values()], now):
+            for source in self.sources.values():
+                source.cursor = 0
         requests: list[Request] = []
-        open_sources = [source for source in self.sources.values() if source.paused_until <= now]
-        shares = self._shares(open_sources)
-        while open_sources:
-            open_sources = [source for source in open_sources if self._ask(source, shares, requests, now)]
+        asking = [source for source in self.sources.values() if source.available(now)]
+        shares = self._shares(asking)
+        room = self.limits.total_in_flight - self.in_flight
+        while asking and room > 0:
+            still = []
+            most = max(LEAST_UNIT, self._wanted.count // len(shares))
+            for source in asking:
+                if asked := self._ask(source, shares[source.key], min(room, most), requests, now):
+                    room -= asked
+                    still.append(source)
+            asking = still
         if self._wanted.count == 0 and self._pending:
             self._end_game(requests, now)
         cancels, self._cancels = self._cancels, []
-        return [*cancels, *requests]
+        probes, self._probes = self._probes, []
+        return [*cancels, *probes, *requests]
 
     def next_event(self) -> SourceStalled | SourceBanned | None:
         """What happened to a source, oldest first; None when all was told."""
@@ -178,7 +201,7 @@ class Scheduler:
     def next_timer(self) -> float | None:
         """When `handle_timer` has something to do."""
         deadlines = [
-            source.last_bytes_at + self.limits.stall_s if source.tickets else source.paused_until
+            source.last_bytes_at + source.patience(self.limits.stall_s) if source.tickets else source.paused_until
             for source in self.sources.values()
             if source.tickets or source.paused_until
         ]
@@ -189,11 +212,12 @@ class Scheduler:
         for source in self.sources.values():
             if source.paused_until <= now:
                 source.paused_until = 0.0
-            if source.tickets and now - source.last_bytes_at >= self.limits.stall_s:
+            if source.tickets and now >= source.last_bytes_at + source.patience(self.limits.stall_s):
+                first = next(iter(next(iter(source.tickets.values())).indexes()))
                 for ticket in list(source.tickets.values()):
                     self._cancels.append(Cancel(source.key, ticket.ticket))
                     self._give_back(source, ticket)
-                source.pause(now)
+                self._probes.append(source.probe(next(self._tickets), first, now))
                 self._events.append(SourceStalled(source.key))
 
     @property
@@ -207,9 +231,9 @@ class Scheduler:
         return list(source.tickets) if source else []
 
     @property
-    def any_banned(self) -> bool:
+    def any_lied(self) -> bool:
         """Whether some source used up its strikes."""
-        return any(map(self.banned, self._strikes))
+        return any(strikes >= self.limits.strikes for strikes in self._strikes.values())
 
     def can_continue(self) -> bool:
         """Whether a known source owes something or holds something wanted, be it paused."""
@@ -222,10 +246,13 @@ class Scheduler:
 
     # --- inside --------------------------------------------------------------------------------------------------
 
+    def _typical_speed(self) -> float:
+        known = [source.speed for source in self.sources.values() if source.speed]
+        return sum(known) / len(known) if known else UNKNOWN_SPEED
+
     def _shares(self, sources: list[SourceState]) -> dict[bytes, int]:
         """Chunks each source may owe: its own window, cut so that the sum stays below the total by speed."""
-        known = [source.speed for source in sources if source.speed]
-        typical = sum(known) / len(known) if known else 1.0
+        typical = self._typical_speed()
         total_speed = sum(source.speed or typical for source in sources) or 1.0
         return {
             source.key: min(
@@ -234,27 +261,30 @@ class Scheduler:
             for source in sources
         }
 
-    def _ask(self, source: SourceState, shares: dict[bytes, int], requests: list[Request], now: float) -> bool:
-        """Make one more request of `source` if it has room and holds something wanted."""
-        room = min(shares[source.key] - source.in_flight, self.limits.total_in_flight - self.in_flight)
-        if room < 1 or len(source.tickets) >= self.limits.requests_per_source:
-            return False
-        unit = source.request_size()
+    def _ask(self, source: SourceState, share: int, most: int, requests: list[Request], now: float) -> int:
+        """Make one more request of `source` if it has room and holds something wanted. Gives the chunks asked for."""
+        room = share - source.in_flight
+        if min(room, most) < 1 or len(source.tickets) >= self.limits.requests_per_source:
+            return 0
+        unit = min(source.request_size(), most)
+        if share < source.window():
+            unit = min(unit, max(1, share // REQUESTS_IN_SHARE))
         if room < unit and source.in_flight:
-            return False  # wait for a whole unit's room, or requests would shrink to one chunk each
+            return 0  # wait for a whole unit's room, or requests would shrink to one chunk each
         run = self._next_run(source, min(room, unit))
         if run is None:
-            return False
+            return 0
         self._issue(source, *run, requests, now)
-        return True
+        return run[1]
 
     def _next_run(self, source: SourceState, limit: int) -> tuple[int, int] | None:
         """The first run of wanted chunks that `source` holds: what is preferred, then in order of rarity."""
         for unit in self._preferred:
             if run := self._run_in(unit, source, limit):
                 return run
-        while source.cursor < self._units:
-            if run := self._run_in(self._order[source.cursor], source, limit):
+        order = self._order.units
+        while source.cursor < len(order):
+            if run := self._run_in(order[source.cursor], source, limit):
                 return run
             source.cursor += 1
         return None
@@ -279,30 +309,29 @@ class Scheduler:
 
     def _end_game(self, requests: list[Request], now: float) -> None:
         """Nothing is left to ask for: let idle sources race for what slower ones still owe."""
-        for idle in self.sources.values():
-            if idle.tickets or idle.paused_until > now or self.in_flight >= self.limits.total_in_flight:
-                continue
-            owed = [
-                (other.seconds_left(now, like=idle), ticket)
-                for other in self.sources.values()
-                if other is not idle
-                for ticket in other.tickets.values()
-                if all(self._pending.get(i) == 1 and idle.holdings.has(i) for i in ticket.indexes())
-            ]
-            left, ticket = max(owed, key=lambda pair: (pair[0], pair[1].ticket), default=(0.0, None))
-            if ticket is None or left <= idle.seconds_for(ticket.left, like=self.sources[ticket.request.source]):
-                continue
-            indexes = list(ticket.indexes())[: self.limits.total_in_flight - self.in_flight]
-            if indexes[-1] - indexes[0] == len(indexes) - 1:
-                self._issue(idle, indexes[0], len(indexes), requests, now)
+        idle = [source for source in self.sources.values() if not source.tickets and source.available(now)]
+        if not idle:
+            return
+        typical = self._typical_speed()
+        owed = owed_chunks(self.sources.values(), self._came, typical, now)
+        idle.sort(key=lambda source: (not source.proven, -(source.speed or typical)))
+        for source in idle:
+            limit = min(source.request_size(), self.limits.total_in_flight - self.in_flight)
+            if run := race(source, owed, source.speed or typical, limit):
+                self._issue(source, *run, requests, now)
 
     def _cancel_losers(self, index: int) -> None:
-        """The race for `index` is decided: cancel requests that owe nothing else."""
+        """The race for `index` is decided."""
         for source in self.sources.values():
             for ticket in list(source.tickets.values()):
-                if ticket.owes(index) and all(self.have.has(i) for i in ticket.indexes()):
-                    self._cancels.append(Cancel(source.key, ticket.ticket))
-                    self._give_back(source, ticket)
+                if ticket.owes(index):
+                    self._cancel_spare(source, ticket)
+
+    def _cancel_spare(self, source: SourceState, ticket: Ticket) -> None:
+        """Cancel a request that owes nothing but what is held."""
+        if ticket.left and all(self.have.has(index) for index in ticket.indexes()):
+            self._cancels.append(Cancel(source.key, ticket.ticket))
+            self._give_back(source, ticket)
 
     def _give_back(self, source: SourceState, ticket: Ticket) -> None:
         source.drop(ticket)
@@ -316,33 +345,14 @@ class Scheduler:
         else:
             self._pending[index] -= 1
 
+    def _came(self, index: int) -> bool:
+        return index in self._checking or self.have.has(index)
+
     def _want(self, index: int) -> None:
         """Make a chunk wanted again, unless it is held or on its way."""
-        if index in self._pending or index in self._checking or self.have.has(index):
+        if index in self._pending or self._came(index):
             return
         self._wanted.add(index)
         unit = index // UNIT_CHUNKS
         for source in self.sources.values():
-            source.cursor = min(source.cursor, self._place[unit])
-
-    def _holders_changed(self) -> None:
-        self._rank_at = self._ranked_at + RERANK_S
-
-    def _rank(self, now: float) -> None:
-        """Order the units by how few sources hold them; in file order while every source holds everything."""
-        self._rank_at, self._ranked_at = None, now
-        partial = [source.holdings for source in self.sources.values() if not source.holdings.complete]
-        if not partial:
-            self._order = self._place = range(self._units)
-        else:
-            holders = [
-                sum(1 for holdings in partial if holdings.window(unit * UNIT_CHUNKS, UNIT_CHUNKS))
-                for unit in range(self._units)
-            ]
-            self._order = sorted(range(self._units), key=lambda u: (holders[u], (u - self._first_unit) % self._units))
-            place = [0] * self._units
-            for position, unit in enumerate(self._order):
-                place[unit] = position
-            self._place = place
-        for source in self.sources.values():
-            source.cursor = 0
+            source.cursor = min(source.cursor, self._order.place(unit))

@@ -10,8 +10,8 @@ from enum import Enum
 class SchedulerLimits:
     """Bounds on what is asked for at once, and on patience."""
 
-    total_in_flight: int = 256
-    """Chunks (16 MiB) asked for or unverified over all sources: the memory a fetch may take."""
+    total_in_flight: int = 512
+    """Chunks (32 MiB) asked for or unverified over all sources: the memory a fetch may take."""
     requests_per_source: int = 64
     """A provider refuses more (design 12)."""
     stall_s: float = 10.0

@@ -18,6 +18,7 @@ from sidecar.transfer.partial import DiskPolicy, PartialFile
 from sidecar.transfer.pool import SourcePool
 from sidecar.transfer.scheduler_events import SchedulerLimits
 from sidecar.transfer.source import SourceLost
+from sidecar.transfer.source_state import FIRST_WINDOW, MAX_DENIALS
 from tests.sidecar.transfer.memory_source import Blob, Faults, MemorySource, make_blob
 
 if TYPE_CHECKING:
@@ -118,7 +119,6 @@ async def test_t06_one_bad_peer_and_one_honest(tmp_path: Path, faults: Faults) -
         (Faults(table=b"x" * 32 * 151), ChunkMismatch),
         (Faults(holdings_total=150), NoProviders),
         (Faults(silent_after=20), NoProviders),
-        (Faults(gone=True), NoProviders),
         (Faults(lost_after=32), NoProviders),
     ],
     ids=name_of,
@@ -131,6 +131,15 @@ async def test_t06_only_a_bad_peer_ends_with_the_reason(
         await fetch(tmp_path, MemorySource(b"bad", BLOB, faults), struck=struck.append).run()
     assert struck == ([b"bad"] if error is ChunkMismatch else [])
     await check(fetch(tmp_path, honest()))
+
+
+async def test_t06_who_refuses_what_it_says_it_holds_is_asked_a_few_times_and_banned(tmp_path: Path) -> None:
+    struck: list[bytes] = []
+    denier = MemorySource(b"denier", BLOB, Faults(gone=True))
+    with anyio.fail_after(10), pytest.raises(NoProviders):
+        await fetch(tmp_path, denier, struck=struck.append).run()
+    assert struck == [b"denier"]
+    assert len(denier.asked) <= MAX_DENIALS * FIRST_WINDOW
 
 
 async def test_t06_liar_is_banned_after_three_chunks(tmp_path: Path) -> None:
@@ -291,7 +300,7 @@ async def test_download_cap(tmp_path: Path) -> None:
 
 async def test_t06_memory_is_bounded_by_the_window(tmp_path: Path) -> None:
     """A source that answers at once is never asked for more than the window before the disk took it."""
-    blob = make_blob(600 * CHUNK_BYTES)
+    blob = make_blob(1200 * CHUNK_BYTES)
     owed: list[int] = []
 
     class Watched(MemorySource):
@@ -302,4 +311,4 @@ async def test_t06_memory_is_bounded_by_the_window(tmp_path: Path) -> None:
 
     running = fetch(tmp_path, Watched(b"quick", blob), blob=blob)
     await check(running, blob)
-    assert 16 <= max(owed) <= 256
+    assert 16 <= max(owed) <= SchedulerLimits().total_in_flight
