@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from anyio.lowlevel import checkpoint
+
 from ollama_bridge.digests import Digest
 from ollama_bridge.errors import OllamaBridgeError
 from ollama_bridge.install.probe import SAFE_VERSION, parse_version
@@ -15,7 +17,7 @@ from .facts import AdapterFact, Facts, OfferFact
 from .rules import full_name, wants_offer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
     from ollama_bridge.client import OllamaClient
     from sidecar.catalogue.catalogue import Catalogue
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
     from sidecar.trust.policy import Enforcement
 
     from .facts import Delay, Version
+
+ENTRIES_AT_ONCE = 200
+"""Looked at between two looks at everything else; a room can hold 50,000, and peers must not wait for all of them."""
 
 
 class Gatherer:
@@ -72,6 +77,7 @@ class Gatherer:
         delays: Mapping[bytes, Delay],
         adapters: Iterable[LocalModel] | None = None,
         whatever_the_hour: bool = False,
+        with_offers: bool = True,
     ) -> Facts:
         """Everything as it is now.
 
@@ -79,6 +85,7 @@ class Gatherer:
             adapters: The adapters that share rules are asked about; None: all of the store, but not those that came from
                 a peer. One that is named here is refused with an event when it is shared, so that its owner learns why.
             whatever_the_hour: Leave the schedule out.
+            with_offers: Otherwise what rooms offer is left out, for who asks only about what is here already.
         """
 
         def read(journal: Journal) -> tuple[list[RuleRow], list[SyncedRow], list[InstallRow]]:
@@ -94,12 +101,14 @@ class Gatherer:
             if model.base is not None and not model.adapters
         }
         now = self._wall_clock()
+        asking = fetches if with_offers else []
+        offers = tuple([offer async for offer in self._offers(asking, bases, now)])
         own = self._own_adapters(installs) if adapters is None else adapters
         return Facts(
             now=now,
             rules=tuple(rules),
             labels={room_id: room.label for room_id, room in self._network.rooms.items()},
-            offers=tuple(self._offers(fetches, bases, now)),
+            offers=offers,
             adapters=tuple([AdapterFact(model, self._publisher.settled_in(model)) for model in own] if shares else []),
             synced=tuple(synced),
             installs=tuple(installs),
@@ -126,11 +135,15 @@ class Gatherer:
             return f"Ollama {version} reads hostile files unsafely; auto-sync installs from {oldest} on.", models
         return "", models
 
-    def _offers(self, rules: list[RuleRow], bases: Mapping[str, str], now: float) -> Iterator[OfferFact]:
+    async def _offers(
+        self, rules: list[RuleRow], bases: Mapping[str, str], now: float
+    ) -> AsyncIterator[OfferFact]:
         """Entries of others that some rule is about. Rooms can hold 50,000, so rules are asked first."""
         for room_id in {rule.room_id for rule in rules} & set(self._catalogue.rooms()):
             asking = [rule for rule in rules if rule.room_id == room_id]
-            for entry in self._catalogue.entries(room_id):
+            for number, entry in enumerate(self._catalogue.entries(room_id), 1):
+                if number % ENTRIES_AT_ONCE == 0:
+                    await checkpoint()
                 if entry.publisher != self._own_key and any(wants_offer(rule, entry, bases) for rule in asking):
                     standing = self._keyring.standing(entry.publisher)
                     if standing is not Standing.BLOCKED:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import anyio.abc
+from anyio import to_thread
 
 from ollama_bridge.errors import OllamaBridgeError
 from ollama_bridge.names import ModelName
@@ -177,19 +178,25 @@ class Sync:
 
     # --- one plan ------------------------------------------------------------------------------------------------------
 
-    async def _facts(self, *, whatever_the_hour: bool, adapters: Iterable[LocalModel] | None = None) -> Facts:
+    async def _facts(
+        self, *, whatever_the_hour: bool, adapters: Iterable[LocalModel] | None = None, with_offers: bool = True
+    ) -> Facts:
         running = {
             key: (job.install.rule.id, job.install.offer.entry.entry.blob.size) for key, job in self._jobs.items()
         }
         return await self._gatherer.facts(
-            running=running, delays=self._delays, adapters=adapters, whatever_the_hour=whatever_the_hour
+            running=running,
+            delays=self._delays,
+            adapters=adapters,
+            whatever_the_hour=whatever_the_hour,
+            with_offers=with_offers,
         )
 
     async def _work(self, *, whatever_the_hour: bool) -> Plan:
         """Make a plan and begin it. Shares and names are done when this returns, installs go on."""
         async with self._turn:
             facts = await self._facts(whatever_the_hour=whatever_the_hour)
-            made = plan(facts)
+            made = await _planned(facts)
             made = replace(made, shares=tuple(each for each in made.shares if _share_key(each) not in self._refused))
             self._tell(made)
             if made.gone:
@@ -263,7 +270,8 @@ class Sync:
                     await self._installer.uninstall(name.display, by=f"sync {install.rule.id}")
             await self._note([replace(evict.row, state=SyncState.EVICTED)])
         async with self._turn:
-            for moving in plan(await self._facts(whatever_the_hour=True)).names:
+            facts = await self._facts(whatever_the_hour=True, with_offers=False)
+            for moving in plan(facts).names:
                 await self._name(moving)
 
     async def _name(self, name: Name) -> None:
@@ -286,7 +294,7 @@ class Sync:
     async def adapter_appeared(self, model: LocalModel) -> None:
         """An adapter is in the store: serve it where it is offered, and offer it where a rule says so."""
         await self._publisher.hold_again(model)
-        for share in plan_shares(await self._facts(whatever_the_hour=True, adapters=[model])):
+        for share in plan_shares(await self._facts(whatever_the_hour=True, adapters=[model], with_offers=False)):
             await self._share(share)
 
     async def _share(self, share: Share) -> None:
@@ -321,7 +329,7 @@ class Sync:
 
         await self._journal.run(save)
         if rule.direction == "share":
-            for share in plan_shares(await self._facts(whatever_the_hour=True)):
+            for share in plan_shares(await self._facts(whatever_the_hour=True, with_offers=False)):
                 await self._share(share)
         self.wake()
 
@@ -340,7 +348,7 @@ class Sync:
         """Do what the rules say, whatever the hour, and wait for it; or only say it."""
         if dry_run:
             facts = await self._facts(whatever_the_hour=False)
-            return SyncReport(*lines_of(plan(facts), facts), quota_bytes=facts.quota_bytes)
+            return SyncReport(*lines_of(await _planned(facts), facts), quota_bytes=facts.quota_bytes)
         self._forget_failures()
         self._refused.clear()
         made = await self._work(whatever_the_hour=True)
@@ -420,6 +428,11 @@ class Sync:
 
 def _share_key(share: Share) -> tuple[str, LocalModel]:
     return share.rule.id, share.model
+
+
+async def _planned(facts: Facts) -> Plan:
+    """A plan made beside the event loop: that of a full room takes seconds, for which no peer should wait."""
+    return await to_thread.run_sync(plan, facts, abandon_on_cancel=True)
 
 
 def _chosen(followed: list[SyncedRow], version: int | None, was: int | None, name: str) -> SyncedRow:
