@@ -21,6 +21,7 @@ VERBS = {
     "demo": "sidecar.cli.cmd_demo:demo",
     "status": "sidecar.cli.cmd_watch:status",
     "doctor": "sidecar.cli.cmd_watch:doctor",
+    "bootstrap": "sidecar.cli.cmd_bootstrap:bootstrap",
     "room": "sidecar.cli.cmd_room:app",
     "adapters": "sidecar.cli.cmd_adapters:adapters",
     "share": "sidecar.cli.cmd_adapters:share",

@@ -38,6 +38,8 @@ def test_every_verb_of_the_design_is_a_command() -> None:
         "events",
         "verify",
         "service",
+        "bootstrap",
+        "registry",
     } == set(VERBS)
 
 
