@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .control import SidecarControl
     from .control_types import (
         AdapterRow,
+        Diagnosis,
         DoctorLine,
         InstallResult,
         RoomInfo,
@@ -94,9 +95,13 @@ class Sidecar:
 
     # --- rooms -------------------------------------------------------------------------------------------------------
 
-    async def join_general_room(self, *, consent: bool) -> RoomInfo:
-        """Join the public room. Without `consent` it raises ConsentNeeded, whose cause says what to ask the user."""
-        return await self.control.join_room("general", label=None, consent=consent)
+    async def join_general_room(self, *, consent: bool, orch_mind: bool = False) -> RoomInfo:
+        """Join the public room. Without `consent` it raises ConsentNeeded, whose cause says what to ask the user.
+
+        Args:
+            orch_mind: Speak with Orch-Mind's users there, too.
+        """
+        return await self.control.join_room("general", label=None, consent=consent, orch_mind=orch_mind)
 
     async def join_local_room(self) -> RoomInfo:
         """Join the room of the local network."""
@@ -106,9 +111,16 @@ class Sidecar:
         """Make a private room and join it. The answer is the only one that carries its `code`."""
         return await self.control.create_room(label)
 
-    async def join_room(self, code: str, label: str | None = None) -> RoomInfo:
-        """Join a private room by code or link. Raises RoomError for what is none."""
-        return await self.control.join_room(code, label=label, consent=False)
+    async def join_room(
+        self, code: str, label: str | None = None, *, orch_mind: bool = False, consent: bool = False
+    ) -> RoomInfo:
+        """Join a private room by code or link, or a room of Orch-Mind's by its code. Raises RoomError for what is none.
+
+        Args:
+            orch_mind: The code is one of Orch-Mind's. Its rooms are not private: without `consent` it raises ConsentNeeded,
+                whose cause says what to ask the user.
+        """
+        return await self.control.join_room(code, label=label, consent=consent, orch_mind=orch_mind)
 
     async def leave_room(self, room: str) -> RoomInfo:
         """Leave a room by label or id. Raises NotFound."""
@@ -183,6 +195,14 @@ class Sidecar:
     async def validate_system(self) -> tuple[DoctorLine, ...]:
         """Every check of `ollaswarm doctor`."""
         return await self.control.doctor()
+
+    async def diagnose_room(self, room: str) -> Diagnosis:
+        """Why a room has no peers. Raises NotFound."""
+        return await self.control.diagnose_room(room)
+
+    async def diagnose_peer(self, peer: str, *, dial: bool = False) -> Diagnosis:
+        """Why a peer (key, prefix or pinned name) is not reachable; `dial` tries it now, up to a minute. Raises NotFound."""
+        return await self.control.diagnose_peer(peer, dial=dial)
 
     def on(self, name: str, listener: Listener) -> None:
         """Call `listener` with every event of a name (`entry:added`, …; `*` is all), at once and in the event loop."""

@@ -233,7 +233,7 @@ class ConnectionFacts:
             ourselves=key == self._parts.identity.key_pair.public_key,
             road=None if connection is None else connection.road,
             rooms=() if connection is None else self._labels(connection),
-            connected_s=0.0 if connection is None else self._clock() - connection.connected_at,
+            unproved=connection is not None and self._is_unproved(connection),
             orch_mind=key in self._parts.orch_mind.peer_keys,
             blocked=self._parts.keyring.standing(key) is Standing.BLOCKED,
             seen_in=self._seen_in(key),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .findings import finding
@@ -37,6 +38,8 @@ def _punching(dial: DialFacts, who: str) -> Finding:
     ours, theirs = NAT_WORDS[dial.local_nat], NAT_WORDS[dial.remote_nat]
     sides = f"Here is {ours}; there is {theirs}."
     if dial.kind == "double-random" or (dial.local_nat, dial.remote_nat) == ("random", "random"):
+        if dial.relay_tried:
+            return explain_dial(replace(dial, kind="relay"), who)
         what = "can only be reached through a relay."
         cause = "Both routers use another port for every destination, so neither side can tell where to send."
         step = f"Have a third member of the room online that both reach: it relays. {PORT_NEXT}"

@@ -180,7 +180,8 @@ class PeerFacts:
     """Set exactly while connected."""
     rooms: tuple[str, ...] = ()
     """Labels of the rooms it proved on this connection."""
-    connected_s: float = 0.0
+    unproved: bool = False
+    """It had time to prove a room, and did not."""
     orch_mind: bool = False
     """Speaks Orch-Mind's messages with us now."""
     blocked: bool = False

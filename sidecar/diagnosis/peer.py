@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from .facts import MachineFacts, MeetingFacts, PeerFacts
 
-# A connection this old without a proof will not bring one: members prove in their first message.
-PROOF_EXPECTED_S = 5.0
 ROADS = {
     "lan": "over the local network",
     "direct": "directly over the internet",
@@ -45,7 +43,7 @@ def _standing(peer: PeerFacts) -> list[Finding]:
     assert peer.road is not None
     road = ROADS[peer.road]
     if not peer.rooms:
-        if peer.connected_s < PROOF_EXPECTED_S:
+        if not peer.unproved:
             return [finding("waiting", "warn", "Just connected.", "Proofs are on their way.", "Ask again.")]
         what = f"Connected {road}, and it proved none of our rooms."
         cause = "It is in none of them, has another code, or is another program that knows a topic of ours."

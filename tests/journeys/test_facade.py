@@ -132,6 +132,28 @@ async def test_rooms_status_and_doctor(tmp_path: Path, files: Path) -> None:
         assert "fail" not in lines.values(), lines
 
 
+async def test_orch_mind_rooms_and_diagnoses(tmp_path: Path, files: Path) -> None:
+    async with pair(tmp_path, files) as sides:
+        one = sides.first
+        with pytest.raises(ConsentNeeded, match="not private"):
+            await one.join_room("ABC123", "theirs", orch_mind=True)
+        room = await one.join_room("ABC123", "theirs", orch_mind=True, consent=True)
+        assert (room.kind, room.label) == ("orch-mind", "theirs")
+        general = await one.join_general_room(consent=True, orch_mind=True)
+        assert general.orch_mind
+        lines = {line.name: line for line in await one.validate_system()}
+        assert "0 users of Orch-Mind in 2 rooms" in lines["orch-mind"].cause
+        lonely = await one.diagnose_room("theirs")
+        assert (lonely.reached, lonely.findings[0].kind) == (False, "orch-mind")
+        team = await one.diagnose_room("team")
+        assert (team.reached, team.findings[0].kind) == (True, "connected")
+        peer = (await one.control.peers())[0]
+        assert peer.road == "lan"
+        assert (await one.diagnose_peer(peer.key[:12])).findings[0].kind == "connected"
+        with pytest.raises(NotFound):
+            await one.diagnose_peer("nobody")
+
+
 async def test_cancelled_request_ends_the_transfer(tmp_path: Path, files: Path) -> None:
     async with pair(tmp_path, files) as sides:
         async with sides.second.events() as there:
