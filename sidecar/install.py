@@ -19,7 +19,7 @@ from anyio import to_thread
 from ollama_bridge import install as bridge_install
 from ollama_bridge.adapters.fit import check_fit
 from ollama_bridge.adapters.gguf import BASE_LIMITS, read_gguf
-from ollama_bridge.adapters.inspect import describe_adapter
+from ollama_bridge.adapters.inspect import describe_adapter, describe_header
 from ollama_bridge.digests import Digest
 from ollama_bridge.errors import AdapterFormatError, BlobMissing
 from ollama_bridge.names import ModelName
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from ollama_bridge.adapters.gguf import GgufHeader
+    from ollama_bridge.adapters.inspect import AdapterInfo
     from ollama_bridge.client import OllamaClient
     from ollama_bridge.registry import LoopbackRegistry
     from ollama_bridge.store import Store
@@ -235,13 +237,28 @@ class Installer:
             await to_thread.run_sync(_check_claims, path, entry)
             await to_thread.run_sync(self._check_fit, path, entry)
 
+    async def check_header(self, header: GgufHeader, entry: SignedEntry) -> None:
+        """The same of a header, while the rest of the file is on its way. Raises as `check_file`."""
+
+        def work() -> None:
+            try:
+                _compare_claims(describe_header(header), entry)
+            except AdapterFormatError as error:
+                raise _unfit_for_ollama(entry, error) from error
+            self._compare_with_base(header, entry)
+
+        with bridge_errors():
+            await to_thread.run_sync(work)
+
     def _check_fit(self, path: Path, entry: SignedEntry) -> None:
         """Down to tensor names and shapes, wherever the base's own file can be read (T5)."""
+        with path.open("rb") as file:
+            self._compare_with_base(read_gguf(file), entry)
+
+    def _compare_with_base(self, adapter: GgufHeader, entry: SignedEntry) -> None:
         if self._store is None:
             return
         wanted = entry.entry.base
-        with path.open("rb") as file:
-            adapter = read_gguf(file)
         try:
             with closing(self._store.open_blob(Digest.parse(wanted.digest))) as file:
                 fit = check_fit(adapter, read_gguf(file, limits=BASE_LIMITS))
@@ -471,13 +488,21 @@ class Installer:
 
 def _check_claims(path: Path, entry: SignedEntry) -> None:
     """The verified file must be what its entry says (T2, T5)."""
-    claimed = entry.entry.adapter
-    assert claimed is not None
     try:
         with path.open("rb") as file:
             info = describe_adapter(file)
     except AdapterFormatError as error:
-        raise ClaimMismatch(f"The file of {entry.name} is not an adapter Ollama should be given: {error}") from error
+        raise _unfit_for_ollama(entry, error) from error
+    _compare_claims(info, entry)
+
+
+def _unfit_for_ollama(entry: SignedEntry, error: AdapterFormatError) -> ClaimMismatch:
+    return ClaimMismatch(f"The file of {entry.name} is not an adapter Ollama should be given: {error}")
+
+
+def _compare_claims(info: AdapterInfo, entry: SignedEntry) -> None:
+    claimed = entry.entry.adapter
+    assert claimed is not None
     facts = {
         "architecture": (entry.entry.base.architecture, info.architecture),
         "rank": (claimed.rank, info.rank),

@@ -72,11 +72,17 @@ def describe_adapter(file: BinaryIO) -> AdapterInfo:
         AdapterFormatError: The first thing that is not as an adapter should be.
     """
     header = read_gguf(file, limits=ADAPTER_LIMITS)
+    info = describe_header(header)
+    _check_numbers(file, header)
+    return info
+
+
+def describe_header(header: GgufHeader) -> AdapterInfo:
+    """What a header alone tells, for when the rest of the file is yet to come. Raises AdapterFormatError."""
     architecture = _check_kind(header)
     alpha = _check_alpha(header)
     _check_keys(header, architecture)
     pairs = lora_pairs(header)
-    _check_numbers(file, header)
     return AdapterInfo(
         format="gguf",
         architecture=architecture,
