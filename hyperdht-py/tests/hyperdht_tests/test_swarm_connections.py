@@ -25,7 +25,7 @@ from hyperdht.swarm import (
     SwarmState,
     Updated,
 )
-from hyperdht.swarm.connection_set import keep_new
+from hyperdht.swarm.connection_set import SILENT_S, keep_new
 from hyperdht.swarm.peer_book import MAX_FIREWALL_BANS
 from hyperdht.swarm.peer_book import MAX_PEERS as PEERS_REMEMBERED
 from hyperdht.swarm.slots import MAX_PARALLEL, MAX_PEERS, max_peers_factor
@@ -424,9 +424,9 @@ def test_t18_keys_that_the_firewall_refuses_are_not_remembered_for_ever() -> Non
 def test_recorded_duplicates(recorded: dict[str, Any]) -> None:
     own, remote = (key(2), key(1)) if recorded["selfKeyIsGreater"] else (key(1), key(2))
     initiator = recorded["newConnectionIsInitiator"]
-    fresh = keep_new(own, remote, new_is_initiator=initiator, existing_talked=False)
+    fresh = keep_new(own, remote, new_is_initiator=initiator, existing_outdated=False)
     assert fresh == recorded["keepNewWhenExistingIsFresh"]
-    assert keep_new(own, remote, new_is_initiator=initiator, existing_talked=True)
+    assert keep_new(own, remote, new_is_initiator=initiator, existing_outdated=True)
 
 
 def test_the_peer_with_the_greater_key_dials_and_its_dial_wins() -> None:
@@ -460,6 +460,17 @@ def test_an_open_connection_that_stays_is_made_to_prove_itself() -> None:
     new = driver.swarm.incoming(key(LOW), never, 0.0)
     assert driver.closes() == [CloseWanted(new, CloseReason.DUPLICATE)]
     assert [event.connection for event in driver.take(KeepAliveWanted)] == [connection]
+
+
+def test_a_connection_on_which_the_peer_was_never_heard_goes() -> None:
+    """It was dialled to where the peer cannot be reached; that both dialled at once would show sooner."""
+    driver = Driver()
+    mute = driver.open_one(LOW)
+    early = driver.swarm.incoming(key(LOW), always, SILENT_S - 0.1)
+    assert driver.closes() == [CloseWanted(early, CloseReason.DUPLICATE)]
+    driver.swarm.closed(early, SILENT_S)
+    driver.swarm.incoming(key(LOW), always, SILENT_S + 0.1)
+    assert driver.closes() == [CloseWanted(mute, CloseReason.DUPLICATE)]
 
 
 @pytest.mark.parametrize("number", [LOW, HIGH])

@@ -10,6 +10,10 @@ from enum import Enum, auto
 
 from .peer_info import PeerInfo
 
+SILENT_S = 3.0
+"""An open connection on which nothing came for so long leads nowhere. Ours open before the peer has spoken (adr/0011), so
+one whose packets all get lost would be kept, and the peer's good one refused, until UDX gives up after 13 s."""
+
 
 class ConnectionState(Enum):
     """Where a connection is."""
@@ -38,20 +42,26 @@ class Connection:
     """Whether messages went both ways, empty ones included."""
     opened: bool = False
     """Whether it was reported as opened."""
+    opened_at: float = 0.0
     taken: bool = False
     """Whether the program has it."""
     successor: "Connection | None" = None
     """Opens once this one is over."""
 
+    def is_silent(self, now: float) -> bool:
+        """Whether it is open, and the peer has let nothing be heard for longer than a way through takes."""
+        return self.opened and not self.talked() and now - self.opened_at >= SILENT_S
 
-def keep_new(own_key: bytes, remote_key: bytes, *, new_is_initiator: bool, existing_talked: bool) -> bool:
+
+def keep_new(own_key: bytes, remote_key: bytes, *, new_is_initiator: bool, existing_outdated: bool) -> bool:
     """Whether a new connection to a peer replaces the existing one.
 
     Args:
         new_is_initiator: Whether the new one is ours.
-        existing_talked: Messages went both ways on the existing one: a peer that connects anew has lost it.
+        existing_outdated: Messages went both ways on the existing one, and a peer that connects anew has lost it; or none did
+            where they should have.
     """
-    return existing_talked or (own_key > remote_key) == new_is_initiator
+    return existing_outdated or (own_key > remote_key) == new_is_initiator
 
 
 class ConnectionSet:

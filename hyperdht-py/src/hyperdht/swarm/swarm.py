@@ -181,7 +181,7 @@ class Swarm:
         assert connection.state is ConnectionState.DIALLING
         self.slots.dialling -= 1
         connection.peer.connected(now)
-        self._opened(connection, talked)
+        self._opened(connection, talked, now)
         self._candidates.settle(connection.peer)
         self._attempt(now)
 
@@ -196,11 +196,11 @@ class Swarm:
         elif peer.banned or public_key == self.public_key:
             self._close(new, CloseReason.BANNED)
         elif existing is not None:
-            self._resolve(existing, new)
+            self._resolve(existing, new, now)
         elif not self.slots.may_accept:
             self._close(new, CloseReason.SURPLUS)
         else:
-            self._accept(new)
+            self._accept(new, now)
         self._attempt(now)
         return new
 
@@ -221,7 +221,7 @@ class Swarm:
         if connection.is_initiator:
             self._count(peer, relay_might_help, now)
         if connection.successor is not None:
-            self._accept(connection.successor)
+            self._accept(connection.successor, now)
         elif self.state is SwarmState.RUNNING and (connection.is_initiator or peer.explicit):
             self._candidates.retry_later(peer, now)
         self._candidates.forget(peer)
@@ -302,28 +302,29 @@ class Swarm:
         self._emit(DialWanted(connection))
         self._emit(Updated())
 
-    def _resolve(self, existing: Connection, new: Connection) -> None:
+    def _resolve(self, existing: Connection, new: Connection, now: float) -> None:
         """Two connections with one peer: one of them goes."""
         rival = existing.successor or existing
-        talked = rival.talked()
-        if not keep_new(self.public_key, new.peer.public_key, new_is_initiator=False, existing_talked=talked):
+        outdated = rival.talked() or rival.is_silent(now)
+        if not keep_new(self.public_key, new.peer.public_key, new_is_initiator=False, existing_outdated=outdated):
             self._keep_alive(existing)
             self._close(new, CloseReason.DUPLICATE)
             return
         self._close(rival, CloseReason.DUPLICATE)
         existing.successor = new
 
-    def _accept(self, connection: Connection) -> None:
+    def _accept(self, connection: Connection, now: float) -> None:
         known = self.peers.known(connection.peer.public_key)
         assert known is not None
         connection.peer = known
         known.client = False
         self.connections.add(connection)
         self.slots.server += 1
-        self._opened(connection, connection.talked)
+        self._opened(connection, connection.talked, now)
 
-    def _opened(self, connection: Connection, talked: Callable[[], bool]) -> None:
+    def _opened(self, connection: Connection, talked: Callable[[], bool], now: float) -> None:
         connection.state = ConnectionState.OPEN
+        connection.opened_at = now
         connection.talked = talked
         connection.opened = True
         self.slots.waiting += 1
