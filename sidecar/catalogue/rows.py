@@ -204,7 +204,7 @@ class Way(Enum):
     DIRECT = "direct"
     """Over the internet, found by its key."""
     RELAYED = "relayed"
-    """The same, at first through another member that relays."""
+    """The same, through another member that relays, though perhaps only at first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ The network says who came and went; `internet.py` dials. What is decided is in `
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -20,7 +20,6 @@ from .members import Members
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hyperdht.io.udx_stream import UdxByteStream
     from hyperdht.rpc.randomness import Randomness
     from sidecar.catalogue.journal_thread import JournalThread
     from sidecar.trust.keyring import Keyring
@@ -75,7 +74,7 @@ class Acquaintances:
             return
         now, key = anyio.current_time(), link.peer_key
         self.plan.connected(key)
-        forgotten = self.members.proved(link.room_id, key, way_of(link))
+        forgotten = self.members.proved(link.room_id, key, Way(link.connection.road))
         if forgotten != key:
             self.plan.remember(link.room_id, key, now)
         if forgotten is not None:
@@ -140,11 +139,3 @@ class Acquaintances:
 
     def _is_welcome(self, key: bytes) -> bool:
         return self._keyring.standing(key) is not Standing.BLOCKED
-
-
-def way_of(link: RoomLink) -> Way:
-    """How a member was reached."""
-    if link.is_lan:
-        return Way.LAN
-    raw = cast("UdxByteStream", link.connection.stream.raw_stream)
-    return Way.RELAYED if raw.began_at_relay else Way.DIRECT

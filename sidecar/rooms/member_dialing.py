@@ -56,6 +56,9 @@ class MemberDialing:
             self._swarm.join_peer(key)
 
     def _has_failed(self, key: bytes, began: float) -> bool:
-        """Whether the swarm's dial failed, and not so that it tries again through a relay."""
-        peer = self._swarm.peer(key)
-        return peer is not None and peer.disconnected_at >= began and not peer.force_relaying
+        """Whether the swarm's dial failed, and not so that its next one may get through by a relay."""
+        report, peer = self._swarm.dials.get(key), self._swarm.peer(key)
+        if report is None or report.code is None or report.at < began:
+            return False
+        may_relay = peer is not None and peer.force_relaying and self._acquaintances.relay_for(key, True) is not None
+        return report.relay is not None or not may_relay

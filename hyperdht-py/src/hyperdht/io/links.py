@@ -67,7 +67,6 @@ class Links:
         raw = UdxByteStream(self._transport, link.stream_id, link.path)
         if link.path is Path.RELAYED:
             self._relayed[link.stream_id] = raw
-            raw.began_at_relay = True
         else:
             self._leave_meeting(link.stream_id)
         return raw

@@ -65,8 +65,6 @@ class UdxByteStream(DirectByteStream):
         self._closed_callbacks: list[Callable[[], object]] = []
         self.bytes_sent = 0
         """Handed to it so far."""
-        self.began_at_relay = False
-        """Whether a blind relay carried it at first, and perhaps still does."""
         stream.on_event(self._on_event)
 
     @property
