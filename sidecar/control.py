@@ -434,10 +434,10 @@ class SidecarControl:
         await self._orch_mind.shared()
         return (await self._rows_of([signed]))[0]
 
-    async def share_all(self, room: str, *, on: bool) -> RoomInfo:
+    async def share_all(self, room: str, *, on: bool, models: bool = False) -> RoomInfo:
         """See `Control`."""
         joined = self._room(room)
-        await self._parts.sync.share_everything(joined.key.room_id, on=on)
+        await self._parts.sync.share_everything(joined.key.room_id, on=on, models=models)
         return replace(self._room_info(joined), share_all=on)
 
     async def unshare(self, name: str, room: str | None = None) -> tuple[AdapterRow, ...]:

@@ -442,6 +442,8 @@ class RuleInfo(Result):
     tag: str | None = None
     per_hour: int | None = None
     created_at: float = 0.0
+    models: bool = False
+    """Whole models too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -506,6 +508,8 @@ class RuleOptions:
     tag: str | None = None
     per_hour: int | None = None
     """Installs an hour at most."""
+    models: bool = False
+    """Whole models too; the user agrees to the settings they bring."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -615,8 +619,10 @@ class Control(Protocol):
         """Sign and offer an adapter model, an adapter GGUF file, a PEFT folder or a whole model. Paths are absolute."""
         ...
 
-    async def share_all(self, room: str, *, on: bool) -> RoomInfo:
+    async def share_all(self, room: str, *, on: bool, models: bool = False) -> RoomInfo:
         """Begin or end the standing rule: every adapter in the store, now or later, is offered to the room.
+
+        With `models` whole models too.
 
         Adapters installed from a peer are not, nor those taken back by name. Ending it takes nothing back.
         """

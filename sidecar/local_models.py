@@ -52,7 +52,7 @@ class LocalModel:
     """Its weights; None for remote and tensor models."""
     adapters: tuple[Digest, ...]
     size: int
-    """Bytes of the first adapter, 0 where unknown or none."""
+    """Bytes of the first adapter, or of the weights where there is none; 0 where unknown."""
 
 
 ModelHandler = Callable[[LocalModel], Awaitable[None]]
@@ -98,10 +98,20 @@ class LocalModels:
         """Adapter models, by name."""
         return sorted((model for model in self.models.values() if model.adapters), key=lambda model: model.name)
 
+    @property
+    def plain(self) -> list[LocalModel]:
+        """Models with weights and no adapter, by name."""
+        models = (model for model in self.models.values() if model.base is not None and not model.adapters)
+        return sorted(models, key=lambda model: model.name)
+
     def bases(self, digest: Digest) -> list[ModelName]:
         """Plain models with exactly these weights, shortest name first."""
         names = [model.name for model in self.models.values() if model.base == digest and not model.adapters]
         return sorted(names, key=lambda name: (len(name.display), name.display))
+
+    def uses(self, digest: Digest) -> bool:
+        """Whether any model has this adapter or these weights."""
+        return any(digest == model.base or digest in model.adapters for model in self.models.values())
 
     def holds_adapter(self, digest: Digest) -> bool:
         """Whether any model uses this adapter."""
@@ -111,7 +121,7 @@ class LocalModels:
         """Look and watch until cancelled.
 
         Args:
-            appeared: Told each adapter model, those that are there at the start included.
+            appeared: Told each model, those that are there at the start included; plain ones only where the store is read.
             removed: Told each that is gone.
         """
         self._appeared, self._removed_from = appeared, removed
@@ -157,7 +167,7 @@ class LocalModels:
                                 continue
                             self._set(store, name, manifest, is_adapter=name in event.adapters)
                         self.known.set()
-                        for model in self.adapters:
+                        for model in (*self.adapters, *self.plain):
                             await self._tell(self._appeared, model)
                     case changes.AdapterAppeared():
                         model = self._set(store, event.name, event.manifest, is_adapter=True)
@@ -167,7 +177,9 @@ class LocalModels:
                         await self._removed(event.name)
                     case changes.ModelAppeared() | changes.ModelChanged():
                         is_adapter = await to_thread.run_sync(store.is_adapter_model, event.manifest)
-                        self._set(store, event.name, event.manifest, is_adapter=is_adapter)
+                        model = self._set(store, event.name, event.manifest, is_adapter=is_adapter)
+                        if not model.adapters:
+                            await self._tell(self._appeared, model)
                     case changes.StoreUnreadable():
                         self.readable, self.cause = False, event.reason
                         log.warning("the store cannot be read: %s", event.reason)
@@ -180,7 +192,7 @@ class LocalModels:
         layers = store.adapter_layers(manifest) if is_adapter else ()
         base = manifest.model_layer
         adapters = tuple(layer.digest for layer in layers)
-        size = layers[0].size if layers else 0
+        size = layers[0].size if layers else 0 if base is None else base.size
         model = LocalModel(name, None if base is None else base.digest, adapters, size)
         self.models[name] = model
         self._changed.set()
@@ -188,9 +200,11 @@ class LocalModels:
 
     async def _removed(self, name: ModelName) -> None:
         model = self.models.pop(name, None)
-        if model is not None and model.adapters:
+        if model is None:
+            return
+        if model.adapters:
             self._emit(AdapterRemoved(name.display, str(model.adapters[0])))
-            await self._tell(self._removed_from, model)
+        await self._tell(self._removed_from, model)
 
     async def _tell(self, handler: ModelHandler, model: LocalModel) -> None:
         """What goes wrong with one adapter (its file vanished, the disk is full) must not end the watching of all."""

@@ -164,7 +164,11 @@ class Publisher:
         return None if blob is None or blob.have is not None else blob.table
 
     async def hold_again(self, model: LocalModel) -> None:
-        """An adapter we know came (back) into the store: serve it from there."""
+        """An adapter or model we know came (back) into the store: serve it from there."""
+        if not model.adapters and model.base is not None and self._provider.blob(model.base) is None:
+            key = str(model.base)
+            if await self._journal.run(lambda journal: journal.held_blob(key)) is not None:
+                await self.restore()  # its texts too
         for digest in model.adapters:
             if self._provider.blob(digest) is not None or self._store is None:
                 continue
@@ -174,9 +178,10 @@ class Publisher:
                 await self._network.set_held(digest, True)
 
     async def adapter_removed(self, model: LocalModel) -> None:
-        """An adapter left the store: it is no longer served from there."""
-        for digest in model.adapters:
-            if not self._local.holds_adapter(digest) and not self._kept_copy(digest).exists():
+        """An adapter or model left the store: it is no longer served from there."""
+        weights = [] if model.base is None or self._provider.blob(model.base) is None else [model.base]
+        for digest in (*model.adapters, *weights):
+            if not self._local.uses(digest) and not self._kept_copy(digest).exists():
                 self._provider.withdraw(digest)
                 await self._network.set_held(digest, False)
 
@@ -207,7 +212,7 @@ class Publisher:
         if room.key.room_id in self.settled_in(model):
             return True
         try:
-            await self.share(model.name.display, room, ShareOptions(), asked=False)
+            await self.share(model.name.display, room, ShareOptions(model=not model.adapters), asked=False)
         except SidecarError as error:
             self._emit(ShareRefused(model.name.display, error.cause))
         except OSError as error:  # its file vanished or cannot be read; the next change of the store tries again
@@ -277,9 +282,10 @@ class Publisher:
     # --- steps of sharing ------------------------------------------------------------------------------------------------
 
     def _is_offered(self, entry: SignedEntry, model: LocalModel) -> bool:
-        """Whether an entry of ours offers exactly the adapter of a model, and we serve it: nothing to hash again."""
+        """Whether an entry of ours offers exactly this adapter or model, and we serve it: nothing to hash again."""
         digest = Digest.parse(entry.entry.blob.digest)
-        return model.adapters == (digest,) and self._provider.blob(digest) is not None
+        is_same = model.base == digest and not model.adapters if entry.entry.is_model else model.adapters == (digest,)
+        return is_same and self._provider.blob(digest) is not None
 
     async def _check_policy(self, label: str, digest: Digest, *, asked: bool) -> None:
         installs = await self._journal.run(lambda journal: journal.installs())

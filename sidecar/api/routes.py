@@ -114,7 +114,7 @@ def _add_adapters(router: APIRouter, control: Control) -> None:
 
     @router.post("/shares/all", summary="Begin or end offering every adapter of the store, those yet to come included")
     async def share_all(body: schemas.ShareAll) -> RoomInfo:
-        return await control.share_all(body.room, on=body.on)
+        return await control.share_all(body.room, on=body.on, models=body.models)
 
     @router.post("/shares/withdraw", summary="Stop offering an adapter")
     async def unshare(body: schemas.Unshare) -> tuple[AdapterRow, ...]:

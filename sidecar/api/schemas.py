@@ -58,6 +58,7 @@ class Share(Body):
 class ShareAll(Body):
     room: str = Field(max_length=MAX_NAME)
     on: bool = Field(description="Begin or end the rule.")
+    models: bool = Field(False, description="Whole models too.")
 
 
 class Unshare(Body):
@@ -90,6 +91,7 @@ class Rule(Body):
     max_bytes: int | None = Field(None, ge=1)
     tag: str | None = Field(None, max_length=MAX_NAME)
     per_hour: int | None = Field(None, ge=1, description="Installs an hour at most.")
+    models: bool = Field(False, description="Whole models too, with the settings they bring.")
 
     def options(self) -> RuleOptions:
         return RuleOptions(**self.model_dump())

@@ -221,14 +221,16 @@ class Journal:
 
     def rules(self) -> list[RuleRow]:
         """The rules of auto-sync, in the order they were made."""
-        return [RuleRow(*row) for row in self._db.execute("SELECT * FROM sync_rules ORDER BY created_at, id")]
+        rows = self._db.execute("SELECT * FROM sync_rules ORDER BY created_at, id")
+        return [RuleRow(*values) for values in ((*row[:-1], bool(row[-1])) for row in rows)]
 
     def save_rule(self, row: RuleRow) -> None:
         """Add a rule; its room is joined."""
         values = (row.id, row.direction, row.room_id, row.publisher, row.name, row.base, row.max_bytes, row.tag)
         with transaction(self._db):
             self._db.execute(
-                "INSERT INTO sync_rules VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*values, row.per_hour, row.created_at)
+                "INSERT INTO sync_rules VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*values, row.per_hour, row.created_at, row.models),
             )
 
     def remove_rule(self, rule_id: str) -> None:

@@ -130,6 +130,8 @@ class RuleRow:
     tag: str | None = None
     per_hour: int | None = None
     created_at: float = 0.0
+    models: bool = False
+    """Whole models too, with the settings they bring."""
 
 
 class SyncState(Enum):

@@ -91,7 +91,9 @@ CREATE TABLE members (
 ) WITHOUT ROWID;
 """
 
-SCRIPTS = (_FIRST, _SYNC, _ORCH_MIND, _TRUST, _BLOCK_LISTS, _MEMBERS)
+_MODEL_RULES = "ALTER TABLE sync_rules ADD COLUMN models INTEGER NOT NULL DEFAULT 0;"
+
+SCRIPTS = (_FIRST, _SYNC, _ORCH_MIND, _TRUST, _BLOCK_LISTS, _MEMBERS, _MODEL_RULES)
 
 
 def migrate(connection: sqlite3.Connection) -> bool:

@@ -71,7 +71,10 @@ def share(
         bool, typer.Option("--suggest", help="Offer the model's template, system text and parameters too.")
     ] = False,
     model: Annotated[
-        bool, typer.Option("--model", help="Offer a whole model, weights and all. Mind its licence: you pass it on.")
+        bool,
+        typer.Option(
+            "--model", "--models", help="Offer a whole model, weights and all. Mind its licence: you pass it on."
+        ),
     ] = False,
     json: Json = False,
     data_dir: DataDir = None,
@@ -80,9 +83,9 @@ def share(
     one = _only_one(what)
     with daemon_session(json, data_dir) as (client, output):
         if one == EVERYTHING:
-            if name or base or description or license_name or tag or card or suggest or model:
+            if name or base or description or license_name or tag or card or suggest:
                 raise ShareError("'*' stands for many adapters; the other options describe one.", "Leave them out.")
-            _share_everything(client, output, room or only_room(client))
+            _share_everything(client, output, room or only_room(client), models=model)
             return
         request: dict[str, Any] = {
             "what": share_target(one),
@@ -113,10 +116,10 @@ def _only_one(named: list[str]) -> str:
     return named[0]
 
 
-def _share_everything(client: ApiClient, output: Output, room: str) -> None:
-    begun = client.post("/shares/all", {"room": room, "on": True})
+def _share_everything(client: ApiClient, output: Output, room: str, *, models: bool) -> None:
+    begun = client.post("/shares/all", {"room": room, "on": True, "models": models})
     output.done(
-        f"Every adapter of this Ollama is offered to {begun['label']}, those yet to come too. "
+        f"Every adapter {'and every whole model ' if models else ''}of this Ollama is offered to {begun['label']}, those yet to come too. "
         "`ollaswarm unshare '*'` ends that.",
         begun,
     )

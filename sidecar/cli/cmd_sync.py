@@ -40,6 +40,12 @@ def add(
     ] = None,
     tag: Annotated[str | None, typer.Option("--tag", help="Only adapters with this tag.")] = None,
     rate: Annotated[int | None, typer.Option("--rate", min=1, help="At most so many installs an hour.")] = None,
+    models: Annotated[
+        bool,
+        typer.Option(
+            "--models", help="Whole models too. You agree to the template, system text and parameters they bring."
+        ),
+    ] = False,
     json: Json = False,
     data_dir: DataDir = None,
 ) -> None:
@@ -54,6 +60,7 @@ def add(
             "max_bytes": max_size,
             "tag": tag,
             "per_hour": rate,
+            "models": models,
         }
         rule = client.post("/sync/rules", request)
         output.done(f"Rule {rule['id']}: {_words(rule)}. `ollaswarm sync run --dry-run` says what it does.", rule)
@@ -120,6 +127,8 @@ def _words(rule: dict[str, Any]) -> str:
     parts = [f"offer to {rule['room']} what this Ollama has" if is_share else f"install what {rule['room']} offers"]
     if not is_share:
         parts.append(f"by {rule['publisher'][:12]}" if rule["publisher"] else "by publishers you trust")
+    if rule["models"]:
+        parts.append("whole models too")
     if rule["name"]:
         parts.append(f"called {rule['name']}")
     if rule["base"]:

@@ -41,7 +41,7 @@ class OfferFact:
 
 @dataclass(frozen=True, slots=True)
 class AdapterFact:
-    """An adapter model of the store."""
+    """An adapter model of the store, or a whole one where a rule is about those."""
 
     model: LocalModel
     settled_in: frozenset[bytes] = frozenset()
@@ -105,7 +105,7 @@ class Install:
     @property
     def fetch_bytes(self) -> int:
         """Bytes that have to come from peers."""
-        return 0 if self.offer.is_here else self.offer.entry.entry.blob.size
+        return 0 if self.offer.is_here else self.offer.entry.entry.size
 
 
 @dataclass(frozen=True, slots=True)

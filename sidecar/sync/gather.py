@@ -103,7 +103,8 @@ class Gatherer:
         now = self._wall_clock()
         asking = fetches if with_offers else []
         offers = tuple([offer async for offer in self._offers(asking, bases, now)])
-        own = self._own_adapters(installs) if adapters is None else adapters
+        wants_models = any(rule.direction == "share" and rule.models for rule in rules)
+        own = self._own_models(installs, whole=wants_models) if adapters is None else adapters
         return Facts(
             now=now,
             rules=tuple(rules),
@@ -151,13 +152,17 @@ class Gatherer:
 
     def _offer(self, room_id: bytes, entry: SignedEntry, standing: Standing, now: float) -> OfferFact:
         decision = may_install(entry, standing, own=False, enforcement=self._enforcement(entry), now=now)
-        is_here = self._local.holds_adapter(Digest.parse(entry.entry.blob.digest))
+        digest = Digest.parse(entry.entry.blob.digest)
+        is_here = bool(self._local.bases(digest)) if entry.entry.is_model else self._local.holds_adapter(digest)
         sources = self._network.sources(entry)
         return OfferFact(room_id, entry, standing is Standing.TRUSTED, decision, sources, is_here)
 
-    def _own_adapters(self, installs: list[InstallRow]) -> list[LocalModel]:
+    def _own_models(self, installs: list[InstallRow], *, whole: bool) -> list[LocalModel]:
+        """Adapters of the store that did not come from a peer, and whole models if they are asked for."""
         foreign = {row.digest for row in installs if row.publisher != self._own_key}
-        return [model for model in self._local.adapters if not foreign & {str(digest) for digest in model.adapters}]
+        adapters = [each for each in self._local.adapters if not foreign & {str(digest) for digest in each.adapters}]
+        plain = self._local.plain if whole else []
+        return adapters + [model for model in plain if str(model.base) not in foreign]
 
     def _opens_at(self, now: float) -> float | None:
         if self._window is None:

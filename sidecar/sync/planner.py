@@ -114,7 +114,7 @@ class _Planning:
         model = self._model_name(offer)
 
         def wait(reason: str, until: float | None = None, *, passing: bool = False) -> Wait:
-            size = entry.entry.blob.size
+            size = entry.entry.size
             return Wait(rule.id, offer.room_id, entry.ref, reason, size, model.display, until, passing)
 
         if (past := self._known.get(version)) is not None:
@@ -123,7 +123,7 @@ class _Planning:
             return wait(f"Version {entry.version} {said}; a newer version will come, or `ollaswarm get` brings it.")
         if (reason := self._refusal(rule, offer, model)) is not None:
             return wait(reason)
-        if entry.entry.base.digest not in facts.bases.values():
+        if not entry.entry.is_model and entry.entry.base.digest not in facts.bases.values():
             base = entry.entry.base
             return wait(f"Its base {base.name} ({base.digest[:19]}…) is not in this Ollama.", passing=True)
         if facts.obstacle:
@@ -146,7 +146,7 @@ class _Planning:
         if rule.publisher is None and not offer.is_trusted:
             key = entry.publisher.hex()[:FINGERPRINT_DIGITS]
             return f"Its publisher is not trusted: `ollaswarm trust {key}`, after comparing the four words."
-        size = entry.entry.blob.size
+        size = entry.entry.size
         if rule.max_bytes is not None and size > rule.max_bytes:
             return f"It has {size} bytes, the rule allows {rule.max_bytes}."
         if size > self._facts.quota_bytes:
@@ -167,7 +167,7 @@ class _Planning:
 
     def _within_quota(self, rule: RuleRow, offer: OfferFact, model: ModelName, full: Wait) -> Install | Wait:
         """Promise the bytes, evicting by last use if they are not free."""
-        size = offer.entry.entry.blob.size
+        size = offer.entry.entry.size
         evict = []
         free = self._facts.quota_bytes - self._used
         for candidate in self._evictable():

@@ -35,6 +35,8 @@ def make_rule(options: RuleOptions, room_id: bytes, publisher: bytes | None, now
             "A share rule looks at this machine's store, where adapters have neither publisher nor tags.",
             "Use --name, --base and --max-size.",
         )
+    if options.models and options.base:
+        raise UsageError("A base is what adapters have, not models.", "Make two rules of it.")
     if options.name is not None and not 1 <= len(options.name) <= MAX_PATTERN_CHARS:
         raise UsageError(f"A name pattern has 1 to {MAX_PATTERN_CHARS} characters.")
     if options.base is not None and not ModelName.is_valid(options.base):
@@ -52,12 +54,13 @@ def make_rule(options: RuleOptions, room_id: bytes, publisher: bytes | None, now
         tag=options.tag,
         per_hour=options.per_hour,
         created_at=now,
+        models=options.models,
     )
 
 
-def share_everything(room_id: bytes, now: float) -> RuleRow:
-    """The rule of `share '*'` (ADR 0006)."""
-    return RuleRow(secrets.token_hex(4), "share", room_id, created_at=now)
+def share_everything(room_id: bytes, now: float, *, models: bool = False) -> RuleRow:
+    """The rule of `share '*'` (ADR 0006); whole models only where the user said so (ADR 0012)."""
+    return RuleRow(secrets.token_hex(4), "share", room_id, created_at=now, models=models)
 
 
 def shares_everything(rule: RuleRow) -> bool:
@@ -71,6 +74,8 @@ def wants_offer(rule: RuleRow, entry: SignedEntry, bases: Mapping[str, str]) -> 
     Args:
         bases: Digest of each local base model by its full name, lower case.
     """
+    if entry.entry.is_model and not rule.models:
+        return False
     if rule.publisher is not None and rule.publisher != entry.publisher:
         return False
     if rule.tag is not None and rule.tag not in entry.entry.tags:
@@ -79,7 +84,9 @@ def wants_offer(rule: RuleRow, entry: SignedEntry, bases: Mapping[str, str]) -> 
 
 
 def wants_model(rule: RuleRow, model: LocalModel, bases: Mapping[str, str]) -> bool:
-    """Whether a share rule is about an adapter of the store."""
+    """Whether a share rule is about an adapter, or a whole model, of the store."""
+    if not model.adapters and not rule.models:
+        return False
     if rule.max_bytes is not None and model.size > rule.max_bytes:
         return False
     if rule.base is not None and (model.base is None or _digest(rule.base, bases) != str(model.base)):

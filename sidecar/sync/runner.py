@@ -181,9 +181,7 @@ class Sync:
     async def _facts(
         self, *, whatever_the_hour: bool, adapters: Iterable[LocalModel] | None = None, with_offers: bool = True
     ) -> Facts:
-        running = {
-            key: (job.install.rule.id, job.install.offer.entry.entry.blob.size) for key, job in self._jobs.items()
-        }
+        running = {key: (job.install.rule.id, job.install.offer.entry.entry.size) for key, job in self._jobs.items()}
         return await self._gatherer.facts(
             running=running,
             delays=self._delays,
@@ -227,7 +225,11 @@ class Sync:
         install, entry = job.install, job.install.offer.entry
         try:
             async with self._slots:
-                options = GetOptions(as_name=install.model.display, by=f"sync {install.rule.id}")
+                options = GetOptions(
+                    as_name=install.model.display,
+                    by=f"sync {install.rule.id}",
+                    accept_suggestions=entry.entry.is_model,  # which the rule said, by asking for models
+                )
                 started = self._transfers.start(entry, options)
                 info = await self._transfers.finish(started.id)
             job.error = info.error
@@ -258,7 +260,7 @@ class Sync:
             install.model.display,
             install.offer.room_id,
             install.rule.id,
-            entry.entry.blob.size,
+            entry.entry.size,
             now,
             now,
         )
@@ -294,6 +296,9 @@ class Sync:
     async def adapter_appeared(self, model: LocalModel) -> None:
         """An adapter is in the store: serve it where it is offered, and offer it where a rule says so."""
         await self._publisher.hold_again(model)
+        if not model.adapters:  # a store may have a thousand of them; the next plan looks at all in one go
+            self.wake()
+            return
         for share in plan_shares(await self._facts(whatever_the_hour=True, adapters=[model], with_offers=False)):
             await self._share(share)
 
@@ -303,12 +308,12 @@ class Sync:
             if room is not None and not await self._publisher.share_by_rule(share.model, room):
                 self._refused.add(_share_key(share))
 
-    async def share_everything(self, room_id: bytes, *, on: bool) -> None:
+    async def share_everything(self, room_id: bytes, *, on: bool, models: bool = False) -> None:
         """Begin or end the rule of `share '*'` in a room (ADR 0006)."""
         rules = await self.rules()
         standing = [rule for rule in rules if rule.room_id == room_id and shares_everything(rule)]
-        if on and not standing:
-            await self.add_rule(share_everything(room_id, self._wall_clock()))
+        if on and not any(rule.models >= models for rule in standing):
+            await self.add_rule(share_everything(room_id, self._wall_clock(), models=models))
         for rule in standing:
             if not on:
                 await self._journal.run(lambda journal, rule=rule: journal.remove_rule(rule.id))  # type: ignore[misc]

@@ -77,4 +77,5 @@ class SyncVerbs:
             tag=rule.tag,
             per_hour=rule.per_hour,
             created_at=rule.created_at,
+            models=rule.models,
         )

@@ -221,8 +221,8 @@ class FakeControl:
         self.calls.append(("share", what, room, options))
         return adapter_row(local=True)
 
-    async def share_all(self, room: str, *, on: bool) -> RoomInfo:
-        self.calls.append(("share_all", room, on))
+    async def share_all(self, room: str, *, on: bool, models: bool = False) -> RoomInfo:
+        self.calls.append(("share_all", room, on, *(["models"] if models else [])))
         for place, joined in enumerate(self.joined):
             if room in (joined.label, joined.id):
                 self.joined[place] = replace(joined, share_all=on)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ollama_bridge.digests import Digest
 from ollama_bridge.names import ModelName
+from sidecar.catalogue.entry import build_entry, sign_entry
 from sidecar.catalogue.rows import InstallRow, RuleRow, SyncedRow, SyncState
 from sidecar.control_types import RuleOptions
 from sidecar.errors import UsageError
@@ -19,7 +20,7 @@ from sidecar.sync.facts import AdapterFact, Delay, Facts, OfferFact
 from sidecar.sync.planner import namespace, plan, plan_shares
 from sidecar.sync.rules import full_name, make_rule
 from sidecar.trust.policy import Decision, Level
-from tests.sidecar.catalogue.made import ALICE, BOB, ENTRY, NOW, blob, entry
+from tests.sidecar.catalogue.made import ALICE, BOB, ENTRY, MODEL, NOW, blob, entry
 
 if TYPE_CHECKING:
     from hyperdht.crypto import KeyPair
@@ -218,3 +219,29 @@ def test_share_rules() -> None:
 def test_rules_that_make_no_sense_are_refused(options: RuleOptions) -> None:
     with pytest.raises(UsageError):
         make_rule(options, ROOM, None, NOW)
+
+
+def test_whole_models_are_left_alone_unless_the_rule_says_so() -> None:
+    whole = replace(offer(), entry=sign_entry(build_entry(MODEL), ALICE))
+    changes: dict[str, Any] = {"bases": {}, "quota_bytes": 2 * MODEL.size}
+    assert plan(facts(whole, **changes)) == plan(facts(**changes))
+    rule = replace(RULE, models=True)
+    (install,) = plan(facts(whole, rules=(rule,), **changes)).installs
+    assert install.fetch_bytes == MODEL.size, "all of its blobs"
+    assert plan(facts(offer(), whole, rules=(rule,), **(changes | {"bases": BASES}))).installs[-1].fetch_bytes
+    small = replace(rule, max_bytes=MODEL.size - 1)
+    assert "the rule allows" in only_wait(plan(facts(whole, rules=(small,), **changes)))
+
+
+def test_whole_models_are_shared_only_by_a_rule_that_says_so() -> None:
+    plain = LocalModel(ModelName.parse("llama3.2:1b"), Digest.parse(ENTRY.base.digest), (), SIZE)
+    rule = RuleRow("00000002", "share", ROOM)
+    given = facts(rules=(rule,), adapters=(AdapterFact(plain),))
+    assert plan_shares(given) == ()
+    assert [share.model for share in plan_shares(replace(given, rules=(replace(rule, models=True),)))] == [plain]
+
+
+def test_a_rule_for_models_asks_for_no_base() -> None:
+    with pytest.raises(UsageError, match="base"):
+        make_rule(RuleOptions("fetch", "team", base="llama3.2:1b", models=True), ROOM, None, NOW)
+    assert make_rule(RuleOptions("fetch", "team", models=True), ROOM, None, NOW).models
