@@ -426,13 +426,14 @@ class RoomNetwork:
     async def _replace(self, old: PeerConnection, new: PeerConnection) -> bool:
         """Two connections with one peer: both sides must keep the same one.
 
-        One in the local network before one over the internet. Dialled by the same side, the newer one stands (the older
-        is probably dead). Dialled by both, the one that the side with the greater key dialled.
+        One in the local network before one over the internet. Of two over the internet the newer: the swarm has chosen
+        already, and the older is the one it ends. In the local network, dialled by the same side, the newer one (the
+        older is probably dead); dialled by both, the one that the side with the greater key dialled.
         """
         if old.is_lan != new.is_lan:
             if old.is_lan:
                 return False
-        elif old.stream.is_initiator != new.stream.is_initiator:
+        elif old.is_lan and old.stream.is_initiator != new.stream.is_initiator:
             ours_wins = new.stream.public_key > new.key
             if new.stream.is_initiator != ours_wins:
                 return False
