@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from anyio import to_thread
+from anyio.lowlevel import checkpoint
 
 from ollama_bridge import install as bridge_install
 from ollama_bridge.adapters.inspect import describe_adapter
@@ -84,6 +85,8 @@ if TYPE_CHECKING:
 
 GENERAL, LOCAL = "general", "local"
 MAX_LABEL_CHARS = 64
+ROWS_AT_ONCE = 200
+"""Of a listing, between two looks at everything else: a full room has 50,000."""
 CONSENT = (
     "The general room is public. Everybody in it sees your IP address, your public key, the adapters you offer there and which "
     "ones you fetch. What you do not share stays unseen, and you can leave at any time."
@@ -362,7 +365,11 @@ class SidecarControl:
         chosen = None if room is None else set() if theirs is not None else {self._room(room).key.room_id}
         installs = await self._parts.journal.run(lambda journal: journal.installs())
         installed = {(row.publisher, row.digest): row.name for row in installs}
-        rows = [self._row(entry, installed) for entry in self._entries(chosen)]
+        rows = []
+        for number, entry in enumerate(self._entries(chosen), 1):
+            if number % ROWS_AT_ONCE == 0:
+                await checkpoint()
+            rows.append(self._row(entry, installed))
         if (
             chosen is None
             or theirs is not None
