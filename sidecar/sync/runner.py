@@ -294,7 +294,7 @@ class Sync:
     # --- sharing -------------------------------------------------------------------------------------------------------
 
     async def adapter_appeared(self, model: LocalModel) -> None:
-        """An adapter is in the store: serve it where it is offered, and offer it where a rule says so."""
+        """An adapter or model is in the store: serve it where it is offered, and offer it where a rule says so."""
         await self._publisher.hold_again(model)
         if not model.adapters:  # a store may have a thousand of them; the next plan looks at all in one go
             self.wake()
