@@ -61,7 +61,8 @@ log = logging.getLogger(__name__)
 
 LOCAL_KIND = "local"
 MAX_UNPROVED = 32
-"""Connections in which nobody proved any room. Strangers can make them for free, so beyond this the oldest goes (T18)."""
+"""Connections in which nobody proved any room. Strangers can make them for free, so beyond this, or when all places are
+taken, one of them goes (T18)."""
 MAX_BAD_STATEMENTS = 3
 """Forged or malformed entries from one peer until its connection is closed. Honest members forward only what verified."""
 MAX_FAILED_PROOFS = 3
@@ -415,13 +416,20 @@ class RoomNetwork:
             return False
         if (old := self.connections.get(connection.key)) is not None:
             return await self._replace(old, connection)
-        if len(self.connections) >= self._max_peers:
+        unproved = [each for each in self.connections.values() if not each.proved]
+        is_full = len(self.connections) >= self._max_peers
+        if unproved and (is_full or len(unproved) >= MAX_UNPROVED):
+            self._drop(_most_dispensable(unproved))
+        elif is_full:
             self.meetings.refuse(connection, "full")
             return False
-        unproved = [each for each in self.connections.values() if not each.proved]
-        if len(unproved) >= MAX_UNPROVED:
-            await min(unproved, key=lambda each: each.connected_at).close("no room in common")
         return True
+
+    def _drop(self, stranger: PeerConnection) -> None:
+        """Give up a connection in which nobody proved any room. Its place is free at once, however long its end takes."""
+        self._forget(stranger)
+        if self._tasks is not None:
+            self._tasks.start_soon(stranger.give_up, "no room in common")
 
     async def _replace(self, old: PeerConnection, new: PeerConnection) -> bool:
         """Two connections with one peer: both sides must keep the same one.
@@ -557,3 +565,9 @@ class RoomNetwork:
     def _emit_counts(self, outcomes: Iterable[Outcome]) -> None:
         for room_id in {place.room_id for outcome in outcomes for place in outcome.placements}:
             self._emit(AdaptersAvailable(room_id.hex(), len(self._catalogue.entries(room_id))))
+
+
+def _most_dispensable(strangers: Sequence[PeerConnection]) -> PeerConnection:
+    """The oldest of those from the machine that has most: a member that has not spoken yet is likely alone at its own."""
+    hosts = Counter(each.host for each in strangers)
+    return min(strangers, key=lambda each: (-hosts[each.host], each.connected_at))

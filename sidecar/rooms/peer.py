@@ -114,6 +114,11 @@ class PeerConnection:
         return "relayed" if path is Path.RELAYED else "direct"
 
     @property
+    def host(self) -> str:
+        """Where it comes from, without the port."""
+        return self.address.rpartition(":")[0]
+
+    @property
     def proved(self) -> list[RoomLink]:
         """Links whose membership the peer proved."""
         return [link for link in self.links.values() if link.proved]
@@ -191,6 +196,11 @@ class PeerConnection:
         with anyio.move_on_after(1.0), contextlib.suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
             await self.send_now()  # the other side, or another task of ours, may have ended it already
         await self.stream.aclose()
+
+    async def give_up(self, reason: str) -> None:
+        """The same at once, with whatever was not sent yet."""
+        self._closing = reason
+        await anyio.aclose_forcefully(self.stream)
 
     # --- inside ------------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +11,12 @@ import pytest
 
 from hyperdht import HyperDHT, Hyperswarm, KeyPair, SecretStream, testnet
 from hyperdht.dht.noise_session import ClientHandshake
+from hyperdht.errors import HyperDHTError
 from hyperdht.io import node as dht_node
 from hyperdht.protomux import Mux
 from sidecar.rooms.key import GENERAL_TOPIC
 from sidecar.rooms.messages import PROTOCOL, VERSION, OpenHandshake
+from sidecar.rooms.network import MAX_UNPROVED
 from tests.journeys.inside import IN_PROCESS, team, until
 from tests.journeys.test_internet_rooms import connected
 from tests.journeys.test_liars import room_key
@@ -34,6 +36,7 @@ pytestmark = IN_PROCESS
 LOOPBACK = "127.0.0.1"
 ELSEWHERE = "127.0.0.2"
 ENDINGS = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError)
+STAYING = 80
 FLOODERS = 4
 FALSE_RECORDS = 160
 TOLD_AT_ONCE = 20
@@ -248,6 +251,48 @@ async def test_t17_member_whose_whole_dht_lies_finds_others_on_the_local_network
         third = await join("third", bootstrap=liars, peers=(first.address,))
         await third.row(row.name, sources=1)
         await third.got(row.ref)
+
+
+# --- T18: strangers who stay -------------------------------------------------------------------------------------------
+
+
+async def test_t18_strangers_who_stay_and_say_nothing_keep_no_member_out(tmp_path: Path, files: Path) -> None:
+    """More of them than a daemon has peers, from a few machines, and all at once."""
+    async with dht_team(tmp_path, files) as (people, bootstrap, join):
+        first = await join("first", max_peers=40)
+        row = await people.publish(first)
+        await in_topic(bootstrap, room_key(first).topic, first.key)
+        connections = first.parts.network.connections
+        await people.exits.enter_async_context(staying(bootstrap, first.key))
+        await until(lambda: len(connections) >= MAX_UNPROVED)
+        second = await join("second")
+        await second.row(row.name, sources=1)
+        await second.got(row.ref)
+        assert len(connections) <= MAX_UNPROVED + 1
+
+
+@asynccontextmanager
+async def staying(bootstrap: Sequence[str], key: bytes) -> AsyncIterator[None]:
+    """Strangers at a few machines, connected with somebody."""
+    async with AsyncExitStack() as stack:
+        machines = []
+        for number in range(4):
+            node = HyperDHT(bootstrap=bootstrap, host=f"127.66.1.{number + 1}", port=0)
+            machines.append(await stack.enter_async_context(node))
+        async with anyio.create_task_group() as tasks:
+            for number in range(STAYING):
+                tasks.start_soon(stay, machines[number % len(machines)], key)
+            yield
+            tasks.cancel_scope.cancel()
+
+
+async def stay(node: HyperDHT, key: bytes) -> None:
+    """Connect under a new key as often as one is thrown out, and say nothing."""
+    while True:
+        with suppress(HyperDHTError, *ENDINGS):
+            stream = await node.connect(key, key_pair=KeyPair.generate())
+            while True:
+                await stream.receive()
 
 
 # --- T21: what strangers in a public topic learn ------------------------------------------------------------------------
