@@ -18,17 +18,27 @@ import anyio
 from anyio import to_thread
 
 from ollama_bridge.digests import Digest
-from ollama_bridge.errors import OllamaBridgeError
+from ollama_bridge.errors import AdapterFormatError, OllamaBridgeError
 from ollama_bridge.install.plan import make_plan
 from sidecar.bridge_errors import bridge_errors
 from sidecar.catalogue.rows import InstallRow
 from sidecar.control_types import GetOptions
-from sidecar.errors import InstallError, NotFound, SidecarError, TransferError
+from sidecar.errors import (
+    BlobMismatch,
+    ClaimMismatch,
+    InstallError,
+    NotFound,
+    SidecarError,
+    TransferCancelled,
+    TransferError,
+)
 from sidecar.events import InstallStarted
 from sidecar.install import Outcome
 from sidecar.transfer.chunks import hash_chunks
-from sidecar.transfer.follow import Followed
+from sidecar.transfer.follow import Followed, FollowEnded
 from sidecar.transfers import Job
+
+from .header import read_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +71,8 @@ FINISH_S = 600.0
 """How long Ollama may take from the last byte to the model: it hashes the file again, and its disk may be slow."""
 REFUSED_S = 120.0
 """Ollama tries a part six times within 63 s (facts 6.2). What was refused is not fetched again for each of them."""
+MANIFEST_S = 40.0
+"""Longest wait with the manifest: a fetch gives up after 30 s without anybody who has the file."""
 POLL_S, LONGEST_POLL_S = 0.1, 2.0
 """Between looks whether Ollama has the model."""
 
@@ -79,6 +91,8 @@ class Pull:
         self.transfer: str | None = None
         """The transfer that carries it out, while one does."""
         self.asked_at = now
+        self.refusal: SidecarError | None = None
+        """Why it was stopped, when it was the header."""
         self.failure: SidecarError | None = None
         self.failed_at = 0.0
         self.settled = anyio.Event()
@@ -97,7 +111,8 @@ class Pull:
     def begin(self, now: float) -> None:
         """Try (again)."""
         self.followed = Followed(self.followed.size)
-        self.failure, self.asked_at, self.settled = None, now, anyio.Event()
+        self.refusal = self.failure = None
+        self.asked_at, self.settled = now, anyio.Event()
 
     def fail(self, error: SidecarError, now: float) -> None:
         """End it; readers are told."""
@@ -152,22 +167,27 @@ class Pulls:
     async def manifest(self, name: ModelName) -> bytes:
         """The manifest to answer with.
 
-        A file that is here already is looked at first: Ollama takes what it has without a question, and the answer to
-        this request is the only one whose text it shows.
+        As much as can be known soon is known before: this answer is the only one whose text Ollama shows. So the fetch
+        begins, and its header is looked at. And a file that is here already is looked at whole, because Ollama takes
+        what it has without a question.
 
         Raises:
-            SidecarError: Nothing is offered under the name, or policy, base or file forbid it.
+            SidecarError: Nothing is offered under the name, or policy, base or file forbid it, or nobody has it.
         """
         entry = self._names.find(name.model, name.tag)
         async with self._preparing:
             pull = await self._prepare(entry, name, tag_known=True)
         if pull.transfer is None:
             pull.begin(self._clock())
-        if await self._is_here(pull.digest):
-            self._start(pull)
+        is_here = await self._is_here(pull.digest)
+        self._start(pull)
+        if is_here:
             await pull.settled.wait()
-            if pull.failure is not None:
-                raise pull.failure
+        else:
+            with anyio.move_on_after(MANIFEST_S):
+                await self._look_at_header(pull)
+        if pull.failure is not None:
+            raise pull.failure
         return pull.manifest
 
     async def blob(self, name: ModelName, digest: Digest) -> Pull:
@@ -262,8 +282,23 @@ class Pulls:
 
     def _is_final(self, pull: Pull) -> bool:
         """Whether another try of the same pull would end as this one; what peers may mend is tried again."""
-        mendable = isinstance(pull.failure, TransferError) and pull.failure.code != "cancelled"
+        mendable = isinstance(pull.failure, TransferError)
+        mendable = mendable and not isinstance(pull.failure, BlobMismatch | TransferCancelled)
         return not mendable and self._clock() - pull.failed_at < REFUSED_S
+
+    async def _look_at_header(self, pull: Pull) -> None:
+        """Stop a pull whose header alone shows that it must not be; else return when that is known."""
+        try:
+            await self._installer.check_header(await read_header(pull.followed), pull.entry)
+        except FollowEnded:
+            return
+        except AdapterFormatError as error:
+            pull.refusal = ClaimMismatch(f"The file of {pull.entry.name} is not an adapter: {error}")
+        except SidecarError as error:
+            pull.refusal = error
+        if pull.refusal is not None and pull.transfer is not None:
+            self._transfers.cancel(pull.transfer)
+            await pull.settled.wait()
 
     # --- carrying out --------------------------------------------------------------------------------------------------
 
@@ -307,10 +342,10 @@ class Pulls:
             await self._installer.write_audit("install", row, options.by)
             return Outcome(row.name, "pull", None, fetched, warnings)
         except SidecarError as error:
-            pull.fail(error, self._clock())
-            raise
+            pull.fail(pull.refusal or error, self._clock())
+            raise pull.refusal or error from None
         except BaseException:
-            pull.fail(TransferError("The transfer was ended."), self._clock())
+            pull.fail(pull.refusal or TransferError("The transfer was ended."), self._clock())
             raise
         finally:
             pull.transfer = None
