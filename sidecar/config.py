@@ -220,6 +220,8 @@ class Settings(BaseModel):
     upload_limit: Size = _setting("0", "Cap for everything provided together; 0 is none.", unit="bytes/s")
     room_download_limit: Size = _setting("0", "Cap for what is fetched in any one room; 0 is none.", unit="bytes/s")
     room_upload_limit: Size = _setting("0", "Cap for what is provided in any one room; 0 is none.", unit="bytes/s")
+    peer_download_limit: Size = _setting("0", "Cap for what is fetched from any one peer; 0 is none.", unit="bytes/s")
+    peer_upload_limit: Size = _setting("0", "Cap for what is provided to any one peer; 0 is none.", unit="bytes/s")
     lan_exempt: bool = _setting(False, "The caps do not count what stays in the local network.")
     quota: Size = _setting("50GiB", "Fetched data that may be kept in the data folder.", unit="bytes")
     reserve: Size = _setting(

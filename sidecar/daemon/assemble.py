@@ -36,7 +36,7 @@ from sidecar.rooms.network import JoinedRoom, RoomNetwork
 from sidecar.share_source import SourceFinder
 from sidecar.sync.gather import Gatherer
 from sidecar.sync.runner import Sync
-from sidecar.transfer.bandwidth import TokenBucket
+from sidecar.transfer.bandwidth import EachCapped, TokenBucket
 from sidecar.transfer.provide import Provider
 from sidecar.transfer.slots import UploadSlots
 from sidecar.transfers import Transfers
@@ -72,7 +72,9 @@ async def assemble(settings: Settings) -> AsyncIterator[Parts]:
         registry = await exits.enter_async_context(LoopbackRegistry(paths.root, store=store))
         bus, metrics = EventBus(), Metrics()
         caps = _Caps(settings)
-        provider = Provider(slots=UploadSlots(settings.upload_slots), cap=caps.upload)
+        provider = Provider(
+            slots=UploadSlots(settings.upload_slots), cap=caps.upload, peer_rate=settings.peer_upload_limit
+        )
         network = RoomNetwork(
             catalogue=catalogue,
             journal=journal_thread,
@@ -124,6 +126,7 @@ async def assemble(settings: Settings) -> AsyncIterator[Parts]:
             pins=pins,
             enforcement=network.enforcement,
             rooms_of=catalogue.rooms_of,
+            model_with=catalogue.model_with,
             emit=bus.emit,
             own_key=own_key,
         )
@@ -248,29 +251,24 @@ async def _ask_server(client: OllamaClient) -> str | None:
 
 
 class _Caps:
-    """Bandwidth caps: for everything, and for each room."""
+    """Bandwidth caps: for everything, for each room, and for each peer we fetch from. Those of peers we serve are the
+    provider's."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self._lan_exempt = settings.lan_exempt
         self.upload = TokenBucket(settings.upload_limit or None)
         self.fetched = TokenBucket(settings.download_limit or None)
-        self._room_uploads: dict[bytes, TokenBucket] = {}
-        self._room_downloads: dict[bytes, TokenBucket] = {}
+        self._room_uploads = EachCapped(settings.room_upload_limit)
+        self._room_downloads = EachCapped(settings.room_download_limit)
+        self._peer_downloads = EachCapped(settings.peer_download_limit)
 
     def room_upload(self, room_id: bytes) -> TokenBucket | None:
         """The upload cap of a room."""
-        return _of_room(self._room_uploads, room_id, self._settings.room_upload_limit)
+        return self._room_uploads.of(room_id)
 
     def download(self, source: ChunkSource) -> list[TokenBucket]:
         """The download caps that apply to a source."""
-        if self._settings.lan_exempt and getattr(source, "is_lan", False):
+        if self._lan_exempt and source.is_lan:
             return []
-        room_id = getattr(source, "room_id", b"")
-        room = _of_room(self._room_downloads, room_id, self._settings.room_download_limit)
-        return [bucket for bucket in (self.fetched, room) if bucket is not None]
-
-
-def _of_room(buckets: dict[bytes, TokenBucket], room_id: bytes, limit: int) -> TokenBucket | None:
-    if not limit:
-        return None
-    return buckets.setdefault(room_id, TokenBucket(limit))
+        buckets = (self.fetched, self._room_downloads.of(source.room_id), self._peer_downloads.of(source.key))
+        return [bucket for bucket in buckets if bucket is not None]

@@ -91,10 +91,12 @@ class RoomLink:
         source.lose()
         self.flush()
 
-    def request_chunks(self, source: LinkSource, raw_digest: bytes, first: int, count: int) -> int:
-        """Ask for chunks on behalf of a source. Raises SourceLost when no request is free or the room is over."""
-        if self.session.state is not State.OPEN or not self.session.free_requests:
+    def request_chunks(self, source: LinkSource, raw_digest: bytes, first: int, count: int) -> int | None:
+        """Ask for chunks on behalf of a source; None when no request is free. Raises SourceLost when the room is over."""
+        if self.session.state is not State.OPEN:
             raise SourceLost
+        if not self.session.free_requests:
+            return None
         request_id = self.session.request_chunks(raw_digest, first, count)
         self._requests[request_id] = (source, first + count - 1)
         self.flush()

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from .link import RoomLink
 
+PAGE_S = 15.0
+"""For one page of a chunk table, 128 KiB."""
 GONE = {RefuseReason.NOT_HERE, RefuseReason.DAMAGED, RefuseReason.NOT_ALLOWED}
 
 
@@ -31,12 +33,19 @@ class LinkSource:
         self._holdings: ChunkSet | None = None
         self._table_refused: RefuseReason | None = None
         self._lost = False
+        self._own_ids = 0
+        """Names of requests that were never sent; below zero, where the session has none."""
         self._changed = anyio.Event()
 
     @property
     def key(self) -> bytes:
         """Public key of the peer."""
         return self._link.peer_key
+
+    @property
+    def room_id(self) -> bytes:
+        """The room it is asked in, whose caps apply."""
+        return self._link.room_id
 
     @property
     def is_lan(self) -> bool:
@@ -63,13 +72,26 @@ class LinkSource:
         while sum(map(len, self._pages.values())) < count * HASH_BYTES:
             if self._table_refused is not None:
                 raise SourceRefused(0, gone=self._table_refused in GONE)
-            await self._wait()
+            await self._wait_for_page(len(self._pages))
         return b"".join(self._pages[first] for first in sorted(self._pages))
+
+    async def _wait_for_page(self, had: int) -> None:
+        """A table of a large model takes minutes on a slow line: patience is for each page."""
+        with anyio.move_on_after(PAGE_S):
+            while len(self._pages) == had and self._table_refused is None:
+                await self._wait()
+            return
+        raise SourceRefused(0, gone=False)
 
     def request(self, digest: Digest, first: int, count: int) -> int:
         """See `ChunkSource`."""
         self._check()
-        return self._link.request_chunks(self, self._raw, first, count)
+        request_id = self._link.request_chunks(self, self._raw, first, count)
+        if request_id is None:  # other fetches owe this peer's answers: as if it had said that it is busy
+            request_id = self._own_ids = self._own_ids - 1
+            self._received.append(SourceRefused(request_id, gone=False))
+            self._notify()
+        return request_id
 
     def cancel(self, request_id: int) -> None:
         """See `ChunkSource`."""

@@ -12,7 +12,7 @@ import anyio
 from anyio import to_thread
 
 from ollama_bridge.errors import StoreError
-from sidecar.transfer.bandwidth import TokenBucket
+from sidecar.transfer.bandwidth import EachCapped, TokenBucket
 from sidecar.transfer.chunks import chunk_count
 from sidecar.transfer.provided import ChunksRefused, FileChanged, ProvidedBlob, read_verified
 from sidecar.transfer.slots import UploadSlots
@@ -37,6 +37,7 @@ class Provider:
     Args:
         slots: Upload slots.
         cap: Upload cap over all rooms.
+        peer_rate: Upload cap for each peer, in bytes per second.
         withdrawn: Told the digest of a blob whose file turned out to be another, and why.
         clock: Seconds, monotonic.
     """
@@ -46,11 +47,13 @@ class Provider:
         *,
         slots: UploadSlots | None = None,
         cap: TokenBucket | None = None,
+        peer_rate: float | None = None,
         withdrawn: Callable[[Digest, str], None] = lambda digest, reason: None,
         clock: Callable[[], float] = anyio.current_time,
     ) -> None:
         self.slots = slots or UploadSlots(clock=clock)
         self.cap = cap or TokenBucket()
+        self._peer_caps = EachCapped(peer_rate)
         self.clock = clock
         self.withdrawn = withdrawn
         self._blobs: dict[Digest, ProvidedBlob] = {}
@@ -92,7 +95,8 @@ class Provider:
             cap: Upload cap of the room.
             exempt: The caps do not apply (a peer on the LAN, if the user wishes so).
         """
-        caps = () if exempt else tuple(bucket for bucket in (self.cap, cap) if bucket is not None)
+        all_caps = (self.cap, cap, self._peer_caps.of(key))
+        caps = () if exempt else tuple(each for each in all_caps if each is not None)
         return PeerUploads(self, key, may_have, caps)
 
     async def read_chunks(self, digest: Digest, first: int, count: int) -> memoryview:

@@ -1,8 +1,11 @@
 """Upload slots, shared fairly between peers (T20).
 
 A slot is one batch in memory, from before it is read until the peer's connection took it. The next free slot goes to the
-waiting peer that holds fewest, then to the one that was given least. A peer that returns counts as having been given as
-much as the least of those active, so it can neither save up nor be starved.
+waiting peer that holds fewest, then to the one that was given fewest bytes. A peer that returns counts as having been given
+as much as the least of those active, so it can neither save up nor be starved.
+
+Bandwidth caps are kept here, not before the line: a slot is only for a peer whose caps are paid, and who gets what a cap
+leaves is the same question as who gets a slot. First come, first served would give most to whoever asks for most at once.
 """
 
 from __future__ import annotations
@@ -14,12 +17,18 @@ from typing import TYPE_CHECKING
 import anyio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from sidecar.transfer.bandwidth import TokenBucket
 
 UPLOAD_SLOTS = 8
 """Batches of up to 3 MiB in memory for peers that take them; more would not make the disk or the link faster."""
 SLOW_S = 5.0
 """A peer that takes longer for one batch keeps it, but no longer the slot: eight slow readers must not block others."""
+IDLE_S = 1.0
+"""A peer that asks again sooner was not idle: it waited for the way, or for a cap, and what it was given less stays owed."""
+AT_ONCE_S = 1e-3
+"""A debt to a cap that is paid sooner is none: timers are no finer."""
 
 
 @dataclass(slots=True, eq=False)
@@ -36,6 +45,7 @@ class _Account:
     users: int = 0
     given: int = 0
     held: int = 0
+    idle_since: float = float("-inf")
     slow: bool = False
 
 
@@ -45,7 +55,12 @@ class _Claim:
 
     size: int
     ready: anyio.Event
+    caps: Sequence[TokenBucket]
     slot: Slot | None = None
+
+    def wait(self, now: float) -> float:
+        """Seconds until its caps let it go."""
+        return max((cap.wait(now) for cap in self.caps), default=0.0)
 
 
 class UploadSlots:
@@ -81,17 +96,18 @@ class UploadSlots:
         account = self._accounts.get(peer)
         return account is not None and account.slow
 
-    async def take(self, peer: bytes, size: int) -> Slot:
-        """Wait for a slot for `size` bytes."""
-        claim = _Claim(size, anyio.Event())
+    async def take(self, peer: bytes, size: int, caps: Sequence[TokenBucket] = ()) -> Slot:
+        """Wait for a slot for `size` bytes, and until all caps that apply allow them."""
+        claim = _Claim(size, anyio.Event(), caps)
         self._claims.setdefault(peer, deque()).append(claim)
         self._catch_up(peer)
         try:
             self._hand_out()
             while claim.slot is None:
-                with anyio.move_on_after(self._seconds_until_overdue()):
+                with anyio.move_on_after(self._seconds_to_wait(claim)):
                     await claim.ready.wait()
                 self._revoke_overdue()
+                self._hand_out()
         except BaseException:
             self._withdraw(peer, claim)
             raise
@@ -105,33 +121,43 @@ class UploadSlots:
         account = self._accounts.get(slot.peer)
         if account is not None:
             account.held -= 1
+            account.idle_since = self._clock()
             account.slow = slot.revoked
         self._hand_out()
 
     def _catch_up(self, peer: bytes) -> None:
         """Being idle saves nothing up."""
         active = [self._accounts[key].given for key in self._claims if key in self._accounts and key != peer]
-        if active and not self._accounts[peer].held and len(self._claims[peer]) == 1:
-            self._accounts[peer].given = max(self._accounts[peer].given, min(active))
+        account = self._accounts[peer]
+        idle = not account.held and len(self._claims[peer]) == 1 and self._clock() - account.idle_since > IDLE_S
+        if active and idle:
+            account.given = max(account.given, min(active))
 
     def _hand_out(self) -> None:
-        while self._free and self._claims:
-            peer = min(self._claims, key=lambda key: (self._accounts[key].held, self._accounts[key].given))
+        now = self._clock()
+        while self._free and (peers := [key for key in self._claims if self._claims[key][0].wait(now) < AT_ONCE_S]):
+            peer = min(peers, key=lambda key: (self._accounts[key].held, self._accounts[key].given))
             claim = self._claims[peer].popleft()
             if not self._claims[peer]:
                 del self._claims[peer]
-            claim.slot = Slot(peer, self._clock())
+            for cap in claim.caps:
+                cap.reserve(claim.size, now=now)
+            claim.slot = Slot(peer, now)
             self._held.append(claim.slot)
             self._accounts[peer].held += 1
             self._accounts[peer].given += claim.size
             self._free -= 1
             claim.ready.set()
 
-    def _seconds_until_overdue(self) -> float:
-        return max(0.0, self._held[0].since + SLOW_S - self._clock()) if self._held else SLOW_S
+    def _seconds_to_wait(self, claim: _Claim) -> float:
+        """Until there may be something for this claim: its caps are paid, or the oldest slot is overdue."""
+        now = self._clock()
+        if wait := claim.wait(now):
+            return wait
+        return max(0.0, self._held[0].since + SLOW_S - now) if self._held else SLOW_S
 
     def _revoke_overdue(self) -> None:
-        while self._held and self._claims and self._clock() - self._held[0].since >= SLOW_S:
+        while self._held and not self._free and self._claims and self._clock() - self._held[0].since >= SLOW_S:
             slot = self._held.pop(0)
             slot.revoked = True
             if account := self._accounts.get(slot.peer):

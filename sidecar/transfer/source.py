@@ -53,7 +53,15 @@ class ChunkSource(Protocol):
 
     @property
     def key(self) -> bytes:
-        """Public key of the peer; strikes are counted by it."""
+        """Public key of the peer; strikes and caps are counted by it."""
+
+    @property
+    def room_id(self) -> bytes:
+        """The room it is asked in; caps are counted by it."""
+
+    @property
+    def is_lan(self) -> bool:
+        """Whether it is reached over the local network, which the user may have exempted from caps."""
 
     async def holdings(self, digest: Digest, count: int) -> ChunkSet:
         """Which of the `count` chunks the peer says it holds now. Raises SourceLost or SourceRefused."""

@@ -153,8 +153,7 @@ class PeerUploads:
         first = asked.first
         while first < end and not asked.cancelled:
             count = min(self._batch_chunks(), end - first)
-            await self._pace(count * CHUNK_BYTES)
-            slot = await self._provider.slots.take(self._key, count * CHUNK_BYTES)
+            slot = await self._provider.slots.take(self._key, count * CHUNK_BYTES, self._caps)
             try:
                 data = await self._provider.read_chunks(asked.digest, first, count)
                 await self._out.send((UploadBatch(asked.request_id, asked.digest, first, data), slot))
@@ -170,9 +169,3 @@ class PeerUploads:
     def _batch_chunks(self) -> int:
         most = SLOW_BATCH_CHUNKS if self._provider.slots.is_slow(self._key) else BATCH_CHUNKS
         return min((cap.chunks_at_once(most) for cap in self._caps), default=most)
-
-    async def _pace(self, size: int) -> None:
-        now = self._provider.clock()
-        wait = max((cap.reserve(size, now=now) for cap in self._caps), default=0.0)
-        if wait:
-            await anyio.sleep(wait)

@@ -74,6 +74,8 @@ class MemorySource:
     sent: int = 0
     delay: float = 0.0
     """Seconds per answer."""
+    room_id: bytes = b"room"
+    is_lan: bool = False
 
     def __post_init__(self) -> None:
         self._requests: deque[tuple[int, int, int]] = deque()

@@ -29,6 +29,9 @@ RECEIVE_BYTES = 1 << 20
 class SocketSource:
     """ChunkSource over a connected socket."""
 
+    room_id = b"room"
+    is_lan = False
+
     def __init__(self, sock: socket.socket, key: bytes = b"peer") -> None:
         self.key = key
         sock.setblocking(False)

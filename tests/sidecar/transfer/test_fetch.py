@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -152,6 +152,22 @@ async def test_t06_room_full_of_liars_and_one_honest(tmp_path: Path) -> None:
     faults = [Faults(wrong_chunks=True), Faults(table=b"y" * 32 * 151), Faults(silent_after=0), Faults(gone=True)]
     bad = [MemorySource(b"bad%d" % number, BLOB, faults[number % 4]) for number in range(40)]
     await check(fetch(tmp_path, *bad, honest()))
+
+
+async def test_t06_sixty_that_never_answer_do_not_keep_the_table_of_the_honest_one_away(tmp_path: Path) -> None:
+    silent = [MemorySource(b"silent%d" % number, BLOB, Faults(silent_table=True)) for number in range(60)]
+    limits = replace(QUICK, answer_s=60.0, nothing_came_s=20.0)
+    with anyio.fail_after(15):
+        await check(fetch(tmp_path, *silent, honest(), limits=limits))
+
+
+async def test_a_source_that_is_slow_with_the_table_is_used_as_soon_as_another_told_it(tmp_path: Path) -> None:
+    slow = MemorySource(b"slow", BLOB, Faults(silent_table=True))
+    honest_one = honest()
+    honest_one.delay = 0.2
+    limits = replace(QUICK, answer_s=60.0)
+    await check(fetch(tmp_path, slow, honest_one, limits=limits))
+    assert slow.sent > 0
 
 
 @pytest.mark.parametrize("size", [0, -1, MAX_BLOB_BYTES + 1, 1 << 62])

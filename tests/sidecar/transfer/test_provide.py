@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import anyio
 import pytest
 
 from ollama_bridge.digests import Digest
-from sidecar.transfer.bandwidth import TokenBucket
+from sidecar.transfer.bandwidth import MAX_KEPT, EachCapped, TokenBucket
 from sidecar.transfer.chunks import CHUNK_BYTES, ChunkSet
 from sidecar.transfer.provide import READ_CHUNKS, Provider
 from sidecar.transfer.provided import ChunksRefused
@@ -232,9 +233,87 @@ async def test_upload_cap_and_exemption(tmp_path: Path) -> None:
                 sent += len((await next_batch(uploads)).data) // CHUNK_BYTES
         return anyio.current_time() - started
 
-    assert await seconds() > (40 * CHUNK_BYTES / 4e6 - 0.25) * 0.9
+    assert await seconds() > (40 * CHUNK_BYTES / 4e6 - 2 * 0.25) * 0.9, (
+        "the burst, and a batch begun before it was used up"
+    )
     assert await seconds(exempt=True) < 0.3
     assert await seconds(exempt=True, cap=TokenBucket(1000.0)) < 0.3
+
+
+async def test_the_cap_of_a_peer_holds_over_all_rooms_and_for_nobody_else(tmp_path: Path) -> None:
+    setup = Setup(tmp_path)
+    setup.provider = Provider(peer_rate=4_000_000.0)
+    setup.provider.register(BLOB.digest, len(BLOB.data), BLOB.table, lambda: setup.path.open("rb"))
+    seconds: dict[str, float] = {}
+
+    async def serve(name: str, key: bytes) -> None:
+        started = anyio.current_time()
+        async with setup.provider.peer(key, may_have=lambda digest: True) as uploads:
+            uploads.request(1, BLOB.digest, 0, 20)
+            sent = 0
+            while sent < 20:
+                sent += len((await next_batch(uploads)).data) // CHUNK_BYTES
+        seconds[name] = anyio.current_time() - started
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(serve, "one room", b"peer")
+        tasks.start_soon(serve, "other room", b"peer")
+    alone = 20 * CHUNK_BYTES / 4e6
+    assert max(seconds.values()) >= 2 * alone - 2 * 0.25 - 0.05
+    await serve("another peer", b"other")
+    assert seconds["another peer"] < alone
+
+
+@pytest.mark.parametrize("takers", [2, 20])
+async def test_t20_what_a_cap_leaves_is_shared_by_bytes_whatever_is_asked_for_at_once(takers: int) -> None:
+    """One peer asks for 3 MiB at a time, the others for 128 KiB."""
+    cap, slots, served = TokenBucket(20e6), UploadSlots(), Counter[bytes]()
+
+    async def take(peer: bytes, size: int) -> None:
+        slots.join(peer)
+        while True:
+            slot = await slots.take(peer, size, (cap,))
+            served[peer] += size
+            await anyio.lowlevel.checkpoint()
+            slots.give_back(slot)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(take, b"large", 3 << 20)
+        for number in range(takers - 1):
+            tasks.start_soon(take, b"small %d" % number, 128 << 10)
+        await anyio.sleep(2.0)
+        tasks.cancel_scope.cancel()
+    assert sum(served.values()) <= 20e6 * 2.0 * 1.1 + 0.25 * 20e6 + (3 << 20)
+    fair = sum(served.values()) / takers
+    assert served[b"large"] <= fair + 2 * (3 << 20) + 0.25 * 20e6, "two batches, and what it got of the burst"
+    assert min(served[b"small %d" % number] for number in range(takers - 1)) >= 0.6 * fair
+
+
+async def test_who_waits_for_its_own_cap_keeps_no_slot_from_others_and_is_not_called_slow() -> None:
+    slots, poor = UploadSlots(1), TokenBucket(1000.0)
+    slots.join(b"capped")
+    slots.join(b"free")
+    slots.give_back(await slots.take(b"capped", 100_000, (poor,)))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(slots.take, b"capped", 1, (poor,))
+        await anyio.wait_all_tasks_blocked()
+        with anyio.fail_after(1):
+            for _ in range(50):
+                slots.give_back(await slots.take(b"free", 1 << 20))
+        tasks.cancel_scope.cancel()
+    assert not slots.is_slow(b"capped")
+
+
+def test_each_capped_is_one_bucket_for_each_and_forgets_the_oldest() -> None:
+    each = EachCapped(1000.0)
+    first = each.of(b"a")
+    assert first is not None
+    assert each.of(b"a") is first
+    assert each.of(b"b") is not first
+    for number in range(2 * MAX_KEPT):
+        each.of(number.to_bytes(4, "big"))
+    assert each.of(b"a") is not first
+    assert EachCapped(0).of(b"a") is None
 
 
 def test_token_bucket_keeps_its_rate() -> None:
