@@ -245,6 +245,10 @@ class ConnectionsInfo(Result):
     """Over the DHT, by kind: `not-found`, `silent`, `double-random`, …"""
     lan_dials: dict[str, int] = field(default_factory=dict)
     """Addresses on the local network by how the newest dial of each ended."""
+    relaying: bool = False
+    """Whether members that cannot reach each other are told that this machine relays."""
+    relayed_pairs: int = 0
+    """Connections of others that go through here now."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -313,7 +313,7 @@ async def check_internet(context: DoctorContext) -> DoctorLine:
 
 async def check_ways_out(context: DoctorContext) -> DoctorLine:
     """VPNs and several ways to the internet, which explain a lot where peers are not reached."""
-    return _line("ways out", diagnose_ways_out(context.machine()), "One way out, and no VPN.")
+    return _line("ways out", diagnose_ways_out(context.machine()), "No VPN, and no second way out.")
 
 
 async def check_rooms(context: DoctorContext) -> DoctorLine:
@@ -333,7 +333,7 @@ async def check_dials(context: DoctorContext) -> DoctorLine:
     dials = context.dials()
     failed = ", ".join(f"{count} {kind}" for kind, count in sorted(dials.failed.items()))
     if not failed:
-        return DoctorLine("dials", "ok", f"{dials.opened} dials over the DHT, none failed.")
+        return DoctorLine("dials", "ok", f"{dials.opened} dials over the DHT opened a connection, none failed.")
     said = f"{dials.opened} dials over the DHT opened a connection, others did not: {failed}."
     step = "`ollaswarm doctor --peer KEY` explains one."
     return DoctorLine("dials", "ok" if dials.opened else "warn", said, step)

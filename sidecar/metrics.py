@@ -62,6 +62,8 @@ class Metrics:
         )
         for result in (RESULT_OPENED, *get_args(DialKind)):
             self.dials.labels(result)
+        self.relayed_pairs = self._gauge("relayed_pairs", "Connections between other members that go through here.")
+        self.relays_refused = self._counter("relays_refused", "Strangers that wanted to be relayed.")
         self.orch_mind_peers = self._gauge("orch_mind_peers", "Connected users of Orch-Mind.")
         self.orch_mind_rooms = self._gauge("orch_mind_rooms", "Rooms in which Orch-Mind's messages are spoken.")
         self.orch_mind_offered = self._gauge("orch_mind_offered", "Adapters offered to users of Orch-Mind.")

@@ -28,7 +28,7 @@ def _status_facts(found: dict[str, Any]) -> dict[str, str]:
     else:
         ollama_text = f"{ollama['url']} does not answer: {ollama['cause']}"
     readable = f"{store['models']} models, {store['adapters']} adapters" if store["readable"] else store["cause"]
-    rooms = ", ".join(f"{room['label']} ({room['peers']} peers)" for room in found["rooms"])
+    rooms = ", ".join(_room_text(room) for room in found["rooms"])
     connections = found["connections"]
     withdrawn = {"taken back": f"{', '.join(found['withdrawn'])}; `ollaswarm uninstall` removes them"}
     return {
@@ -75,6 +75,11 @@ def doctor(
             _print_checks(checks, failed, output)
         if failed:
             raise typer.Exit(1)
+
+
+def _room_text(room: dict[str, Any]) -> str:
+    roads = ", ".join(f"{room[road]} {road}" for road in ("lan", "direct", "relayed") if room[road])
+    return f"{room['label']} ({room['peers']} peers{': ' if roads else ''}{roads})"
 
 
 def _by_kind(total: int, counts: dict[str, int]) -> str:

@@ -30,7 +30,8 @@ def internet_text(connections: dict[str, Any]) -> str:
         return "not connected to the DHT"
     failed = ", ".join(f"{count} {kind}" for kind, count in connections["dials_failed"].items())
     dials = f"{connections['dials_opened']} dials opened" + (f", failed: {failed}" if failed else "")
-    return f"{NATS[connections['nat']]}; {dials}"
+    relaying = f"; relays for {connections['relayed_pairs']} pairs of members" if connections["relaying"] else ""
+    return f"{NATS[connections['nat']]}; {dials}{relaying}"
 
 
 def explain(client: ApiClient, output: Output, *, room: str | None, peer: str | None, dial: bool) -> None:
@@ -56,7 +57,8 @@ def _print(found: dict[str, Any], output: Output) -> None:
     for finding in found["findings"]:
         certainty = "" if finding["certainty"] == "certain" else f" ({finding['certainty']})"
         output.line(f"{finding['level']:<4}  {finding['what']}")
-        output.line(f"      cause{certainty}: {finding['cause']}")
+        reason = "" if finding["level"] == "ok" else f"cause{certainty}: "
+        output.line(f"      {reason}{finding['cause']}")
         if finding["next"]:
             output.line(f"      next: {finding['next']}")
     output.line("Each is explained in docs/connections.md: " + ", ".join(each["kind"] for each in found["findings"]))

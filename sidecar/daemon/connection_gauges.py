@@ -44,6 +44,9 @@ class ConnectionGauges:
             metrics.lan_addresses.labels(outcome).set(count)
         for kind, total in (("opened", facts.dials_opened()), *facts.dials_failed().items()):
             metrics.dials.labels(kind).inc(self._news(kind, total))
+        internet = facts.internet.info()
+        metrics.relayed_pairs.set(internet.relayed_pairs)
+        metrics.relays_refused.inc(self._news("relays refused", internet.refused_relays))
         orch_mind = self._parts.orch_mind.info()
         metrics.orch_mind_peers.set(orch_mind.peers)
         metrics.orch_mind_rooms.set(orch_mind.rooms)

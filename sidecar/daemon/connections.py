@@ -238,6 +238,7 @@ class ConnectionFacts:
             blocked=self._parts.keyring.standing(key) is Standing.BLOCKED,
             seen_in=self._seen_in(key),
             remembered_s=self._remembered(key),
+            relay_known=network.acquaintances.introductions.relay_for(key) is not None,
             dialling=dialled is not None and dialled.state is ConnectionState.DIALLING,
             dial=self._dial(key),
             meeting=meeting,

@@ -31,7 +31,7 @@ class Explainer:
 
     def overview(self) -> ConnectionsInfo:
         """Connections in numbers."""
-        facts, machine = self._facts, self._facts.machine()
+        facts, machine, internet = self._facts, self._facts.machine(), self._facts.internet.info()
         return ConnectionsInfo(
             online=machine.dht.works,
             nat=machine.dht.nat,
@@ -41,6 +41,8 @@ class Explainer:
             dials_opened=facts.dials_opened(),
             dials_failed=only_positive(facts.dials_failed()),
             lan_dials=only_positive(machine.lan.dials),
+            relaying=internet.relaying,
+            relayed_pairs=internet.relayed_pairs,
         )
 
     def known_keys(self) -> set[bytes]:

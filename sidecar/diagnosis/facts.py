@@ -189,6 +189,8 @@ class PeerFacts:
     """Labels of the rooms in whose topic it is announced."""
     remembered_s: float | None = None
     """Since it was last met in a room, if that is remembered."""
+    relay_known: bool = False
+    """A member told that it relays, and reaches this peer."""
     dialling: bool = False
     dial: DialFacts | None = None
     """Only if its newest dial failed."""

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from .facts import MachineFacts, MeetingFacts, PeerFacts
 
+# Of what is no fault of this machine, what may be the reason all the same.
+WORTH_SAYING = frozenset({"vpn", "many-routes", "dht-off", "dht-unused", "mdns-off"})
 ROADS = {
     "lan": "over the local network",
     "direct": "directly over the internet",
@@ -30,12 +32,15 @@ def diagnose_peer(machine: MachineFacts, peer: PeerFacts) -> tuple[Finding, ...]
         return worst_first(_standing(peer))
     found = _in_the_way(machine, peer)
     if peer.dial is not None and not peer.blocked:
-        found.append(explain_dial(peer.dial, "The peer"))
+        found.append(explained := explain_dial(peer.dial, "The peer"))
+        if explained.kind == "needs-relay" and peer.relay_known:
+            what, cause = "A member that relays is known by now.", "The next dial goes through it."
+            found.append(finding("waiting", "warn", what, cause, "Ask again, or add --dial."))
     if peer.meeting is not None and not peer.blocked:
         found += _met(peer.meeting)
     if not found:
         found.append(_not_tried(peer))
-    found += [each for each in diagnose_machine(machine) if each.level != "ok" or each.kind in ("vpn", "many-routes")]
+    found += [each for each in diagnose_machine(machine) if each.level != "ok" or each.kind in WORTH_SAYING]
     return worst_first(found)
 
 

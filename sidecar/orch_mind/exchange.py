@@ -17,6 +17,8 @@ import anyio
 import anyio.abc
 from anyio import to_thread
 
+from hyperdht.dht.link import Path
+from hyperdht.io.peer_stream import PeerStream
 from ollama_bridge.digests import Digest
 from sidecar.errors import NoProviders, SidecarError, TransferError
 from sidecar.transfer.bandwidth import TokenBucket
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
     from hyperdht import SecretStream
     from hyperdht.buffers import BytesLike
+    from sidecar.control_types import Road
     from sidecar.transfer.uploads import PeerUploads, UploadBatch
 
     from .messages import AdapterOffer
@@ -110,6 +113,12 @@ class Exchange:
     def key(self) -> bytes:
         """Public key of the peer: who it is, not whether what it has is any good."""
         return self.stream.remote_public_key
+
+    @property
+    def road(self) -> Road:
+        """How its packets travel now."""
+        relayed = isinstance(self.stream, PeerStream) and self.stream.path is Path.RELAYED
+        return "relayed" if relayed else "direct"
 
     @property
     def listed(self) -> tuple[AdapterOffer, ...]:

@@ -230,6 +230,7 @@ class OrchMindVerbs:
                 received_bytes=exchange.received_bytes,
                 sent_bytes=exchange.sent_bytes,
                 connected_s=now - exchange.connected_at,
+                road=exchange.road,
             )
             for key, exchange in self._service.exchanges.items()
         ]

@@ -169,6 +169,8 @@ class FakeControl:
                 roads={"lan": 1, "relayed": 1},
                 dials_opened=2,
                 dials_failed={"silent": 3},
+                relaying=True,
+                relayed_pairs=1,
             ),
         )
 

@@ -39,13 +39,15 @@ def as_json(text: str) -> Any:
     return json.loads(text.strip().split("\n")[-1])
 
 
-def test_status(run: Run) -> None:
+def test_status(run: Run, control: FakeControl) -> None:
     told = run("status")
     assert told.exit_code == 0
     assert "0.34.2 at http://127.0.0.1:11434, installs by pull" in told.stdout
     assert "team (2 peers)" in told.stdout
     assert "2 (1 lan, 1 relayed)" in told.stdout
-    assert "hole punching; 2 dials opened, failed: 3 silent" in told.stdout
+    assert "hole punching; 2 dials opened, failed: 3 silent; relays for 1 pairs of members" in told.stdout
+    control.joined[0] = replace(control.joined[0], lan=1, relayed=1)
+    assert "team (2 peers: 1 lan, 1 relayed)" in run("status").stdout
     assert as_json(run("status", "--json").stdout)["uptime_s"] == 75.0
 
 

@@ -209,6 +209,17 @@ def test_a_machine_that_is_cut_off_explains_it_before_the_peer_does() -> None:
     assert kinds(found) == ["dht-silent", "unknown-peer"]
 
 
+def test_a_relay_that_is_known_by_now_is_named() -> None:
+    dial = DialFacts("double-random", "random", "random")
+    found = diagnose_peer(WELL, replace(PEER, dial=dial, relay_known=True))
+    assert kinds(found) == ["needs-relay", "waiting"]
+    assert kinds(diagnose_peer(WELL, replace(PEER, dial=DialFacts("silent"), relay_known=True))) == ["stale-announce"]
+
+
+def test_a_dht_that_is_not_used_may_be_the_reason() -> None:
+    assert "dht-unused" in kinds(diagnose_peer(replace(WELL, dht=DhtFacts(wanted=False)), PEER))
+
+
 def test_every_kind_of_dial_is_explained() -> None:
     for kind in get_args(DialKind):
         assert diagnose_peer(WELL, replace(PEER, dial=DialFacts(kind)))[0].next

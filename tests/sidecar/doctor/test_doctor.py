@@ -228,7 +228,7 @@ async def test_local_network(context: DoctorContext, lan: LanFacts, level: str, 
 @pytest.mark.parametrize(
     ("machine", "level", "said"),
     [
-        (MACHINE, "ok", "no VPN"),
+        (MACHINE, "ok", "No VPN"),
         (dataclasses.replace(MACHINE, interfaces=(Interface("wg0", True),)), "ok", "wg0"),
         (dataclasses.replace(MACHINE, interfaces=(Interface("wg0", True),), peers=0), "warn", "wg0"),
         (dataclasses.replace(MACHINE, default_routes=2, peers=0), "warn", "2 ways out"),
