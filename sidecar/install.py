@@ -113,6 +113,7 @@ class Installer:
         pins: Pins,
         enforcement: Callable[[SignedEntry], Enforcement],
         rooms_of: Callable[[SignedEntry], tuple[bytes, ...]],
+        model_with: Callable[[str], SignedEntry | None],
         emit: Callable[[Event], None],
         own_key: bytes,
         wall_clock: Callable[[], float] = time.time,
@@ -128,6 +129,7 @@ class Installer:
         self._pins = pins
         self._enforcement = enforcement
         self._rooms_of = rooms_of
+        self._model_with = model_with
         self._emit = emit
         self._own_key = own_key
         self._wall_clock = wall_clock
@@ -222,9 +224,11 @@ class Installer:
             if model.base is not None and not model.adapters and _same_name(model.name, wanted.name)
         ]
         here = f" Here {similar[0]}." if similar else ""
+        offered = self._model_with(wanted.digest)
+        first = f"ollama pull {wanted.name}" if offered is None else f"ollaswarm get {offered.ref}"
         raise BaseModelMissing(
             f"{entry.name} was made for {wanted.name} with the digest {wanted.digest}, which this Ollama does not have.{here}",
-            f"Get the publisher's base first, for example with `ollama pull {wanted.name}`, then run the same `get` again.",
+            f"Get the publisher's base first, for example with `{first}`, then run the same `get` again.",
         )
 
     async def check_file(self, path: Path, entry: SignedEntry) -> None:

@@ -73,6 +73,7 @@ class Describer:
             "modelfile": self._modelfile(name, manifest, template, system),
             "template": template,
             "system": system,
+            "license": "\n".join(self.store.texts(manifest, MediaType.LICENSE)),
             "details": self._details(manifest),
             "model_info": _model_info(self._header(models[-1])),
             "capabilities": ["completion"],

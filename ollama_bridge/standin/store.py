@@ -217,5 +217,8 @@ class StandInStore:
 
     def text(self, manifest: Manifest, media_type: str) -> str:
         """The text of the last layer of a type, empty if there is none."""
-        layers = manifest.of_type(media_type)
-        return self.blob_path(layers[-1].digest).read_text("utf-8") if layers else ""
+        return next(reversed(self.texts(manifest, media_type)), "")
+
+    def texts(self, manifest: Manifest, media_type: str) -> list[str]:
+        """The text of each layer of a type."""
+        return [self.blob_path(layer.digest).read_text("utf-8") for layer in manifest.of_type(media_type)]

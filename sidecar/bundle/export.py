@@ -50,6 +50,11 @@ class Exporter:
             BundleError: The file is there already, or something changed while it was read.
             DiskFull: It cannot fit.
         """
+        if signed.entry.is_model:
+            raise BundleError(
+                f"{signed.ref} is a whole model; a bundle is of one adapter.",
+                "Export an adapter for it with --with-base: the model comes along.",
+            )
         blob = self._provider.blob(Digest.parse(signed.entry.blob.digest))
         if blob is None or blob.have is not None:
             raise NotFound(

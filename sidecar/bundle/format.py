@@ -107,6 +107,8 @@ def read_bundle(file: BinaryIO) -> Bundle:
     raw = _exactly(file, length)
     publisher = _exactly(file, KEY_BYTES)
     signed = verify_entry(raw, publisher, _exactly(file, SIGNATURE_BYTES))
+    if signed.entry.is_model:
+        raise BundleError("The bundle is of a whole model, which this version of ollaswarm does not read from a file.")
     blob = signed.entry.blob
     table_bytes = chunk_count(blob.size) * HASH_BYTES
     adapter_at = file.tell() + table_bytes

@@ -214,6 +214,14 @@ class Catalogue:
         rooms = self._rooms if room_ids is None else room_ids
         return RefIndex(entry for room_id in rooms for entry in self.entries(room_id))
 
+    def model_with(self, digest: str) -> SignedEntry | None:
+        """An offer of the whole model with these weights (`sha256:<hex>`), in any room. Looks at every entry."""
+        for room_id in self._rooms:
+            for entry in self.entries(room_id):
+                if entry.entry.is_model and entry.entry.blob.digest == digest:
+                    return entry
+        return None
+
     def resolve(self, ref: str, room_ids: Iterable[bytes] | None = None) -> SignedEntry:
         """The entry a REF means; as `RefIndex.resolve`."""
         return self.refs(room_ids).resolve(ref)

@@ -12,13 +12,21 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from ollama_bridge.adapters.inspect_model import describe_model
 from ollama_bridge.digests import Digest
 from ollama_bridge.errors import OllamaRejected
-from ollama_bridge.install import choose_route, install_adapter, uninstall
+from ollama_bridge.install import (
+    NewLayer,
+    choose_route,
+    install_adapter,
+    install_model,
+    render_config,
+    uninstall,
+)
 from ollama_bridge.manifest import MediaType, render_manifest
 from ollama_bridge.names import ModelName
 from ollama_bridge.registry import learn_manifest, share_by_push
-from tests.conformance.lab import CONFIG, Lab, layer_of
+from tests.conformance.lab import CONFIG, TEMPLATE, Lab, layer_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -427,3 +435,36 @@ class TestEngine:
         listed = (await request(lab, "GET", "/api/ps")).json()["models"]
         assert listed  # under which of its names depends on the version: equal models share one runner since 0.34
         assert lab.kind == "real" or listed[0]["name"] == lab.base.display
+
+
+class TestWholeModels:
+    async def test_a_model_by_pull_keeps_its_layers_and_our_config(self, lab: Lab, tmp_path: Path) -> None:
+        """The base digest is what adapters are bound to, so it must come out as it went in (ADR 0012)."""
+        model = lab.files / "base.gguf"
+        texts = {MediaType.TEMPLATE: TEMPLATE, MediaType.LICENSE: f"{lab.prefix} license".encode()}
+        layers = [NewLayer(layer_of(model, MediaType.MODEL), model)]
+        for media_type, data in texts.items():
+            path = tmp_path / media_type.rpartition(".")[2]
+            path.write_bytes(data)
+            layers.append(NewLayer(layer_of(path, media_type), path))
+        with model.open("rb") as file:
+            config = render_config(describe_model(file), [new.layer.digest for new in layers])
+        path = tmp_path / "config"
+        path.write_bytes(config)
+        wanted = lab.fresh_name("whole")
+        installed = await install_model(
+            lab.client, lab.registry, layers=layers, config=NewLayer(layer_of(path, MediaType.CONFIG), path),
+            wanted=wanted, store=lab.store,
+        )  # fmt: skip
+        expected = render_manifest(layer_of(path, MediaType.CONFIG), [new.layer for new in layers])
+        assert installed.manifest_digest == Digest.of(expected), "pull keeps the bytes, copy too"
+        shown = await lab.client.show(wanted)
+        assert (shown.model_blobs, shown.adapter_blobs) == ((lab.base_layer.digest,), ())
+        answer = (await request(lab, "POST", "/api/show", json={"model": wanted.display})).json()
+        assert (answer["template"], answer["license"]) == (TEMPLATE.decode(), f"{lab.prefix} license")
+        assert answer["details"]["family"] == "llama"
+        assert await uninstall(
+            lab.client, wanted, base_digest=lab.base_layer.digest, adapter_digest=None,
+            manifest_digest=installed.manifest_digest,
+        )  # fmt: skip
+        assert wanted not in await lab.names()
