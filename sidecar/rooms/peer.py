@@ -38,6 +38,9 @@ MAX_OUTBOX_BYTES = 8 * 1024 * 1024
 own buffers instead of their answers in ours (T20). Far above what an honest exchange queues."""
 MUX_LIMITS = MuxLimits(channels=256, batch_bytes=256 * 1024)
 """A channel is a room here; nobody is in hundreds of rooms with one peer. Batches must fit the frame cap."""
+MAX_UNKNOWN_ROOMS = 256
+"""Rooms asked for that are none of ours, until the connection is closed. Who guesses at them goes on as fast as the line is,
+and each guess costs us a hash for every room we are in (T12). As many as a peer could be in with us."""
 
 CONTROL = b"\x00"
 """How the first frame of every Protomux session begins: no channel is open before one was asked for."""
@@ -99,6 +102,7 @@ class PeerConnection:
         self._wake = anyio.Event()
         self._drained = anyio.Event()
         self._closing = ""
+        self._unknown_rooms = 0
 
     @property
     def key(self) -> bytes:
@@ -258,6 +262,9 @@ class PeerConnection:
             room = self._handler.room_by_channel(self, event.id)
         if room is None or room.room_id in self.links:
             self._mux.reject(event.protocol, event.id)
+            self._unknown_rooms += 1
+            if self._unknown_rooms > MAX_UNKNOWN_ROOMS:
+                raise RemoteProtocolError(f"it asked for {self._unknown_rooms} rooms that are none of ours")
         else:
             self.open_room(room)
 

@@ -36,7 +36,9 @@ ADAPTER = AdapterFacts("gguf", 8, 16.0, 64, "33" * 32)
 DESCRIPTION = "Answers questions about the schema of our warehouse, trained on two years of tickets."
 
 
-def made_entry(number: int, publisher: KeyPair, created: float | None = None) -> SignedEntry:
+def made_entry(
+    number: int, publisher: KeyPair, created: float | None = None, expires: float | None = None
+) -> SignedEntry:
     """The offer of an adapter that is like no other one."""
     digest = hashlib.sha256(b"%d" % number).hexdigest()
     blob = Blob(f"sha256:{digest}", 13_631_488, ADAPTER_MEDIA_TYPE, digest)
@@ -44,6 +46,7 @@ def made_entry(number: int, publisher: KeyPair, created: float | None = None) ->
         name=f"adapter-{number}",
         version=1,
         created=time_text(time.time() if created is None else created),
+        expires=None if expires is None else time_text(expires),
         description=DESCRIPTION,
         license="apache-2.0",
         tags=("sql", "de"),
