@@ -136,9 +136,7 @@ class Gatherer:
             return f"Ollama {version} reads hostile files unsafely; auto-sync installs from {oldest} on.", models
         return "", models
 
-    async def _offers(
-        self, rules: list[RuleRow], bases: Mapping[str, str], now: float
-    ) -> AsyncIterator[OfferFact]:
+    async def _offers(self, rules: list[RuleRow], bases: Mapping[str, str], now: float) -> AsyncIterator[OfferFact]:
         """Entries of others that some rule is about. Rooms can hold 50,000, so rules are asked first."""
         for room_id in {rule.room_id for rule in rules} & set(self._catalogue.rooms()):
             asking = [rule for rule in rules if rule.room_id == room_id]
