@@ -86,8 +86,9 @@ def _seen_by_mdns(lan: LanFacts) -> list[Finding]:
     if lan.others:
         return []
     if lan.heard_anything:
-        what, cause = "No other sidecar is on this local network.", "Multicast works: other devices were heard."
-        return [finding("mdns-alone", "ok", what, cause, "Is `ollaswarm up` running on the other machine?")]
+        what = "No other sidecar is seen on this local network."
+        cause = "Multicast works: other devices, or programs of this machine, were heard."
+        return [finding("mdns-alone", "ok", what, cause, "Is `ollaswarm up` running on the other machine?", "likely")]
     what = "Nothing at all was heard by multicast on the local network."
     cause = (
         "Nobody else is there, or the network or a firewall (UDP port 5353) keeps multicast back, as guest Wi-Fi does."
