@@ -230,6 +230,23 @@ def test_our_own_public_address_comes_first(server: Server) -> None:
     assert len(relays) == 3
 
 
+def test_without_a_network_the_last_relays_stay_named(server: Server) -> None:
+    """They still have a route to us when it is back, and pass on handshakes before a new round is over."""
+    relays = server.announcer.relays
+    everybody = server.closest()
+    server.kill(*everybody)
+    for _ in range(4):  # more than the rounds that are remembered
+        server.announcer.refresh(server.network.now)
+        server.network.run(30.0)
+    assert server.announcer.relays == relays
+    assert all(server.announcer.is_own_relay(relay.relay_address) for relay in relays)
+    server.network.dead.clear()
+    assert server.holders() == {relay.relay_address for relay in relays}, "nothing was taken back"
+    server.kill(relays[0].relay_address)
+    server.network.run(60.0)
+    assert relays[0] not in server.announcer.relays, "with a network, one that is away is replaced"
+
+
 def test_without_any_node_it_tries_again_soon() -> None:
     server = Server()
     everybody = server.closest()

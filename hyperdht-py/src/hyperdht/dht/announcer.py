@@ -114,7 +114,9 @@ class Announcer:
 
     def is_own_relay(self, address: Address) -> bool:
         """Whether we announced ourselves at that node in one of the last three rounds."""
-        return any(address in nodes for nodes in self._rounds)
+        return any(address in nodes for nodes in self._rounds) or any(
+            relay.relay_address == address for relay in self.relays
+        )
 
     # A round
 
@@ -169,10 +171,13 @@ class Announcer:
     def _end_round(self, now: float) -> None:
         self.state = State.WATCHING
         self._pings_left = PINGS_PER_ROUND if self._rounds[-1] else PINGS_WITHOUT_RELAYS
-        for node in tuple(self._announced):
-            if node not in self._rounds[-1]:
-                self._withdraw(node, now)
-        self._update_relays(tuple(self._rounds[-1].values()), now)
+        # A round without relays is a network that is away. Once it is back, the last ones pass handshakes on before we have
+        # announced again, and an answer without relays lets the peer send to an address that nobody has opened (ours).
+        if self._rounds[-1]:
+            for node in tuple(self._announced):
+                if node not in self._rounds[-1]:
+                    self._withdraw(node, now)
+            self._update_relays(tuple(self._rounds[-1].values()), now)
         self._tell_started(now)
         if self.state is State.WATCHING:  # the callbacks may have stopped us
             self._search(now) if self._again else self._ping(now)

@@ -10,7 +10,7 @@ from enum import Enum, auto
 
 from .peer_info import PeerInfo
 
-SILENT_S = 3.0
+SILENT_S = 2.0
 """An open connection on which nothing came for so long leads nowhere. Ours open before the peer has spoken (adr/0011), so
 one whose packets all get lost would be kept, and the peer's good one refused, until UDX gives up after 13 s."""
 
