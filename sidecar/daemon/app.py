@@ -183,6 +183,8 @@ def _start_logging(settings: Settings) -> None:
     for handler in handlers:
         handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=handlers, force=True)
+    # Every folder that changes in Ollama's store, of which one may be the registry's secret (T24).
+    logging.getLogger("watchdog").setLevel(logging.WARNING)
     if level != "DEBUG":
         for noisy in ("httpx", "httpcore", "uvicorn.error"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
