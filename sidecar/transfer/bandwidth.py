@@ -28,12 +28,12 @@ class TokenBucket:
         self._tokens -= count
         return max(0.0, -self._tokens / self.rate)
 
-    def wait(self, now: float) -> float:
-        """Seconds until what was taken is paid for, so that more may be."""
+    def wait(self, count: int, *, now: float) -> float:
+        """Seconds until `count` bytes may be used at once; more than the burst as soon as all of that may."""
         if self.rate is None:
             return 0.0
         self._fill(self.rate, now)
-        return max(0.0, -self._tokens / self.rate)
+        return max(0.0, (min(count, self._burst()) - self._tokens) / self.rate)
 
     def chunks_at_once(self, most: int) -> int:
         """A batch that does not take much longer than the burst, so that a low cap stays smooth."""

@@ -60,7 +60,7 @@ class _Claim:
 
     def wait(self, now: float) -> float:
         """Seconds until its caps let it go."""
-        return max((cap.wait(now) for cap in self.caps), default=0.0)
+        return max((cap.wait(self.size, now=now) for cap in self.caps), default=0.0)
 
 
 class UploadSlots:
