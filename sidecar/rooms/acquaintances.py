@@ -38,6 +38,7 @@ class Acquaintances:
         journal: JournalThread,
         keyring: Keyring,
         is_internet: Callable[[bytes], bool],
+        is_private: Callable[[bytes], bool],
         connections: Callable[[], int],
         max_peers: int,
         wall_clock: Callable[[], float],
@@ -46,14 +47,16 @@ class Acquaintances:
         """
         Args:
             is_internet: Whether a room we are in is one on the internet.
+            is_private: Whether it is one that not everybody may enter.
             connections: How many connections there are, proved or not.
         """
         chance = randomness or random.SystemRandom()
         self.members = Members(journal, wall_clock=wall_clock)
-        self.introductions = Introductions(randomness=chance, is_internet=is_internet)
+        self.introductions = Introductions(randomness=chance, is_internet=is_internet, is_private=is_private)
         self.plan = DialPlan(randomness=chance, may_dial=self._may_dial, is_welcome=self._is_welcome)
         self._keyring = keyring
         self._is_internet = is_internet
+        self._is_private = is_private
         self._connections = connections
         self._places = max(1, max_peers // 2)
         self._wake = anyio.Event()
@@ -122,8 +125,9 @@ class Acquaintances:
         return None
 
     def may_be_carried(self, key: bytes) -> bool:
-        """Whether we relay for somebody: for who proved to be a member of a room of ours, now or before, and is not blocked."""
-        return self.members.knows(key) and self._is_welcome(key)
+        """Whether we relay for somebody: for who proved to be a member of a private room of ours, now or before, and is not
+        blocked. Anybody may enter the general room, so its members are strangers here."""
+        return any(map(self._is_private, self.members.rooms_of(key))) and self._is_welcome(key)
 
     async def woken(self) -> None:
         """Wait until something changed that `plan` may care about."""

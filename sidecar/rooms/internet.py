@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PRIVATE_KIND = "private"
 CLOSE_TIMEOUT_S = 2.5
 """To take announces back; the daemon as a whole ends within five seconds."""
 RETRY_S = 10.0
@@ -174,7 +173,7 @@ class InternetRooms:
 
         Else strangers connect, who are not to know the addresses of our own network (T21). Members in it find us by mDNS.
         """
-        return all(room.kind == PRIVATE_KIND for room in self._rooms() if room.is_internet)
+        return all(room.is_private for room in self._rooms() if room.is_internet)
 
     async def _change(self) -> None:
         await self._changed.wait()

@@ -58,15 +58,19 @@ class _Acquaintance:
 class Introductions:
     """All rooms'. Its owner says who came and went, and dials whom `received` returns."""
 
-    def __init__(self, *, randomness: Randomness, is_internet: Callable[[bytes], bool]) -> None:
+    def __init__(
+        self, *, randomness: Randomness, is_internet: Callable[[bytes], bool], is_private: Callable[[bytes], bool]
+    ) -> None:
         """
         Args:
             is_internet: Whether a room (by id) is one where members may be dialled through the DHT.
+            is_private: Whether it is one that not everybody may enter. Only there anybody relays for others.
         """
         self.presence: Presence | None = None
         """None while we are not in the DHT: then we say nothing, as nobody could dial us."""
         self._randomness = randomness
         self._is_internet = is_internet
+        self._is_private = is_private
         self._members: dict[RoomLink, _Acquaintance] = {}
 
     def present(self, presence: Presence | None) -> None:
@@ -105,8 +109,9 @@ class Introductions:
 
     @property
     def in_need(self) -> int:
-        """Connected members that reach each other only through a relay, being behind random NATs."""
-        return len({link.peer_key for link, presence in self._presences() if presence.is_random})
+        """Connected members of private rooms that reach each other only through a relay, being behind random NATs."""
+        private = ((link, said) for link, said in self._presences() if self._is_private(link.room_id))
+        return len({link.peer_key for link, said in private if said.is_random})
 
     def presence_of(self, key: bytes) -> Presence | None:
         """What a connected member said of itself; None if it did not say anything."""
@@ -151,7 +156,8 @@ class Introductions:
 
     def _say(self, link: RoomLink, hints: Iterable[PeerHint]) -> None:
         assert self.presence is not None
-        link.session.share_peers(hints, relay=self.presence.relay, is_random=self.presence.is_random)
+        relay = self.presence.relay if self._is_private(link.room_id) else None
+        link.session.share_peers(hints, relay=relay, is_random=self.presence.is_random)
         link.flush()
 
     def _take(self, member: _Acquaintance, hint: PeerHint, now: float) -> bool:

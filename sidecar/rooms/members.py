@@ -56,10 +56,10 @@ class Members:
         """Who is remembered in a room."""
         return tuple(self._rooms.get(room_id, {}).values())
 
-    def knows(self, key: bytes) -> bool:
-        """Whether somebody is a member of any room of ours: connected now, or remembered."""
-        remembered = any(key in members for members in self._rooms.values())
-        return remembered or any(key == connected for _, connected in self._connected)
+    def rooms_of(self, key: bytes) -> set[bytes]:
+        """The rooms of which somebody is a member, connected now or remembered."""
+        remembered = {room_id for room_id, members in self._rooms.items() if key in members}
+        return remembered | {room_id for room_id, connected in self._connected if connected == key}
 
     @property
     def unsaved(self) -> int:

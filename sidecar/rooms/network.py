@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOCAL_KIND = "local"
+PRIVATE_KIND = "private"
 MAX_UNPROVED = 32
 """Connections in which nobody proved any room. Strangers can make them for free, so beyond this, or when all places are
 taken, one of them goes (T18)."""
@@ -90,6 +91,11 @@ class JoinedRoom:
     def is_internet(self) -> bool:
         """Whether its members meet over the DHT, among other ways."""
         return self.kind != LOCAL_KIND
+
+    @property
+    def is_private(self) -> bool:
+        """Whether only those enter who know its code."""
+        return self.kind == PRIVATE_KIND
 
     @property
     def id_hex(self) -> str:
@@ -163,6 +169,7 @@ class RoomNetwork:
             journal=journal,
             keyring=keyring,
             is_internet=lambda room_id: room_id in self.rooms and self.rooms[room_id].is_internet,
+            is_private=lambda room_id: room_id in self.rooms and self.rooms[room_id].is_private,
             connections=lambda: len(self.connections),
             max_peers=max_peers,
             wall_clock=wall_clock,

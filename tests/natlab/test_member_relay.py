@@ -88,9 +88,9 @@ def test_without_a_member_that_relays_they_do_not_meet_and_the_reason_is_told(
     with sidecars(lab, tmp_path, files, households) as (left, right, middle):
         in_one_room(left, right, middle)
 
-        def reason() -> bool:
-            found = left.sidecar.run("doctor", "--peer", right.key, "--json").json
-            return any("relay" in str(line) for line in found)
+        def kinds() -> list[str]:
+            told = left.sidecar.run("doctor", "--peer", right.key, "--json").json
+            return [finding["kind"] for finding in told["findings"]]
 
-        wait_for(reason, "a diagnosis", MEET_S)
+        wait_for(lambda: kinds() == ["needs-relay"], "a diagnosis", MEET_S)
         assert set(roads(left)) == set(roads(right)) == {middle.key}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from sidecar.rooms.link import RoomLink
 
-ROOM, OTHER, LAN = b"r" * 16, b"o" * 16, b"l" * 16
+ROOM, OTHER, LAN, GENERAL = b"r" * 16, b"o" * 16, b"l" * 16, b"g" * 16
 OWN = b"\xff" * 32
 
 
@@ -61,7 +61,11 @@ def as_link(link: Link) -> RoomLink:
 
 
 def introductions(*, present: bool = True) -> Introductions:
-    made = Introductions(randomness=random.Random(1), is_internet=lambda room_id: room_id != LAN)
+    made = Introductions(
+        randomness=random.Random(1),
+        is_internet=lambda room_id: room_id != LAN,
+        is_private=lambda room_id: room_id != GENERAL,
+    )
     if present:
         made.present(Presence())
     return made
@@ -198,6 +202,18 @@ def test_those_in_need_of_a_relay_are_counted_once() -> None:
     assert known.presence_of(key(9)) is None
 
 
+def test_nobody_relays_in_a_room_that_anybody_may_enter() -> None:
+    known = introductions()
+    for number in range(5):
+        arrives(known, Link(key(number), GENERAL), is_random=True)
+    assert known.in_need == 0
+    link, private = Link(key(9), GENERAL), Link(key(9))
+    arrives(known, link)
+    arrives(known, private)
+    known.present(Presence(relay=b"R" * 32))
+    assert (link.said[-1].relay, private.said[-1].relay) == (None, b"R" * 32)
+
+
 class SimulatedRoom:
     """Members of one room in virtual time. A dial takes up to a second and always succeeds; who has no place refuses."""
 
@@ -212,7 +228,10 @@ class SimulatedRoom:
         self.messages = 0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._count = itertools.count()
-        self.known = {each: Introductions(randomness=self.chance, is_internet=lambda _: True) for each in self.keys}
+        self.known = {
+            each: Introductions(randomness=self.chance, is_internet=lambda _: True, is_private=lambda _: True)
+            for each in self.keys
+        }
         self.plans = {each: self._plan(each) for each in self.keys}
         for each in self.keys:
             self.known[each].present(Presence())
