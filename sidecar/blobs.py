@@ -139,11 +139,13 @@ class Blobs:
         new = [each for each in blobs if store is None or not store.has_blob(*each)]
         missing = sum(max(0, size - self._kept_bytes(digest)) for digest, size in new)
         self._admit(self.stored_bytes(), missing)
-        copies = 0 if store is None else sum(size for _, size in new)
-        if store is not None and store.root.stat().st_dev == self._paths.blobs.stat().st_dev:
-            missing, copies = missing + copies, 0
-        check_space(self._paths.blobs, missing, reserve_of=self._reserve)
-        if store is not None and copies:
+        copies = sum(size for _, size in new)
+        if store is None or not store.root.exists():
+            check_space(self._paths.blobs, missing, reserve_of=self._reserve)
+        elif store.root.stat().st_dev == self._paths.blobs.stat().st_dev:
+            check_space(self._paths.blobs, missing + copies, reserve_of=self._reserve)
+        else:
+            check_space(self._paths.blobs, missing, reserve_of=self._reserve)
             check_space(store.root, copies, reserve_of=self._reserve)
 
     def _kept_bytes(self, digest: Digest) -> int:

@@ -15,7 +15,8 @@ from anyio import to_thread
 from anyio.lowlevel import checkpoint
 
 from ollama_bridge import install as bridge_install
-from ollama_bridge.adapters.inspect import describe_adapter
+from ollama_bridge.adapters.inspect import AdapterInfo, describe_adapter
+from ollama_bridge.adapters.inspect_model import describe_model
 from ollama_bridge.digests import Digest
 from ollama_bridge.errors import AdapterFormatError, OllamaBridgeError
 from ollama_bridge.nofollow import open_regular
@@ -58,6 +59,8 @@ from .trust.warnings import warnings_about
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
+
+    from ollama_bridge.adapters.inspect_model import ModelInfo
 
     from .catalogue.entry import SignedEntry
     from .catalogue.journal import Journal
@@ -469,7 +472,7 @@ class SidecarControl:
             return ()
         signed = self._parts.catalogue.resolve(ref)
         if signed.entry.is_model:
-            return model_settings(await self._parts.models.texts(signed))
+            return model_settings(await self._parts.models.texts(signed), signed.id.hex())
         suggest = signed.entry.suggest
         template, system = "", ""
         bases = self._parts.local.bases(Digest.parse(signed.entry.base.digest))
@@ -479,12 +482,12 @@ class SidecarControl:
             template, system = shown.template, shown.system
         found = []
         if suggest.template is not None and suggest.template != template:
-            found.append(Suggestion("template", template, suggest.template))
+            found.append(Suggestion("template", template, suggest.template, entry=signed.id.hex()))
         if suggest.system is not None and suggest.system != system:
-            found.append(Suggestion("system", system, suggest.system))
+            found.append(Suggestion("system", system, suggest.system, entry=signed.id.hex()))
         for key, value in suggest.parameters.items():
             text = ", ".join(value) if isinstance(value, tuple) else str(value)
-            found.append(Suggestion(f"parameters.{key}", "", text))
+            found.append(Suggestion(f"parameters.{key}", "", text, entry=signed.id.hex()))
         return tuple(found)
 
     async def get(self, ref: str, options: GetOptions) -> TransferInfo:
@@ -520,17 +523,18 @@ class SidecarControl:
     def _verify(self, path: Path) -> VerifyReport:
         real = path.resolve()
         problems = []
-        info = None
+        info: AdapterInfo | ModelInfo | None = None
         with closing(open_regular(real.parent, (real.name,))) as file:
             size = os.fstat(file.fileno()).st_size
             digest, table = hash_chunks(file, size)
+            offered = [entry for entry in self._entries(None) if entry.entry.blob.digest == str(digest)]
+            is_model = any(entry.entry.is_model for entry in offered)
             try:
-                info = describe_adapter(file)
+                info = describe_model(file) if is_model else describe_adapter(file)
             except AdapterFormatError as error:
                 problems.append(str(error))
-        offered = [entry for entry in self._entries(None) if entry.entry.blob.digest == str(digest)]
         for entry in offered:
-            claimed = entry.entry.adapter
+            claimed = entry.entry.adapter or entry.entry.model
             if info is not None and claimed is not None and claimed.shapes != info.shapes:
                 problems.append(f"{entry.ref} claims other tensors for these bytes.")
             if entry.entry.blob.chunks != table.root_hex:
@@ -540,9 +544,9 @@ class SidecarControl:
             digest=str(digest),
             size=size,
             ok=not problems,
-            format=None if info is None else info.format,
+            format=None if info is None else "gguf",
             architecture=None if info is None else info.architecture,
-            rank=None if info is None else info.rank,
+            rank=info.rank if isinstance(info, AdapterInfo) else None,
             tensors=None if info is None else info.tensors,
             entries=tuple(entry.ref for entry in offered),
             problems=tuple(problems),

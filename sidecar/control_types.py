@@ -342,6 +342,8 @@ class Suggestion(Result):
     suggested: str
     required: bool = False
     """Part of a whole model, which is not installed without it."""
+    entry: str = ""
+    """Digest of the entry it is of, in hex: a `get` of that is a `get` of what was looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,7 +364,7 @@ class VerifyReport(Result):
     digest: str
     size: int
     ok: bool
-    """The file is a whole, well-formed adapter, and agrees with every known entry of its digest."""
+    """The file is a whole, well-formed adapter, or the model some entry offers, and agrees with every such entry."""
     format: str | None
     architecture: str | None
     rank: int | None

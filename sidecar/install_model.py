@@ -15,6 +15,7 @@ from ollama_bridge import install as bridge_install
 from ollama_bridge.names import ModelName
 
 from .bridge_errors import bridge_errors
+from .control_types import GetOptions
 from .errors import NameTaken, NoRoute
 from .events import InstallStarted
 from .install import Outcome
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
     from .blobs import Blobs
     from .catalogue.entry import SignedEntry
-    from .control_types import GetOptions
     from .events import Event
     from .install import Installer
     from .models.arrival import ArrivedBlob
@@ -105,6 +105,7 @@ class ModelInstaller:
 
     async def texts(self, entry: SignedEntry) -> ModelTexts:
         """What a model brings along, for a user to look at; fetched for that if it is not here. Raises SidecarError."""
+        self._installer.check_policy(entry, GetOptions(install=False))
         return (await obtain_texts(self._blobs, entry))[0]
 
     async def _check_target(self, entry: SignedEntry, options: GetOptions) -> ModelName:

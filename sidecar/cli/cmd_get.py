@@ -28,9 +28,9 @@ def get(
 ) -> None:
     """Fetch an adapter or a model, verify it, and make it a model in Ollama."""
     with daemon_session(json, data_dir) as (client, output):
-        suggested = not no_install and _accept_suggestions(client, ref, yes, output)
-        request = {"ref": ref, "as_name": as_name, "install": not no_install, "force": force, "base": base}
-        started = _start(client, request | {"accept_suggestions": suggested}, yes, output)
+        suggested = None if no_install else _accepted_suggestions(client, ref, yes, output)
+        request = {"ref": suggested or ref, "as_name": as_name, "install": not no_install, "force": force, "base": base}
+        started = _start(client, request | {"accept_suggestions": suggested is not None}, yes, output)
         final = _follow(client, started, output)
         if final["error"]:
             error = final["error"]
@@ -53,24 +53,32 @@ def _start(client: ApiClient, request: dict[str, Any], yes: bool, output: Output
         return client.post("/transfers", request | {"accept_unsigned": True})
 
 
-def _accept_suggestions(client: ApiClient, ref: str, yes: bool, output: Output) -> bool:
-    """Show what the publisher would add to base and adapter, and ask (T4). In a pipe the answer is no."""
+def _accepted_suggestions(client: ApiClient, ref: str, yes: bool, output: Output) -> str | None:
+    """Show what the publisher would add to base and adapter, and ask (T4). In a pipe the answer is no.
+
+    Returns:
+        If the user agreed: the entry this was about, so that no newer one takes its place now.
+    """
     found = client.post("/suggestions", {"ref": ref})
     for each in found:
         if each["field"] == "license":
             _show("Its licence begins:" if "\n" in each["suggested"] else "Its licence:", [each], output)
     settings = [each for each in found if each["field"] != "license"]
     if not settings:
-        return False
+        return None
     if settings[0]["required"]:
         _show("The model brings settings of its own:", settings, output)
         accepted = agreed("Install it with them?", yes=yes, output=output)
         output.line("Agreed." if accepted else "Not agreed, so it is not installed; --yes agrees.")
-        return accepted
+        return _entry_of(settings, ref) if accepted else None
     _show("The publisher suggests settings for the model:", settings, output)
     accepted = agreed("Apply them?", yes=yes, output=output)
     output.line("They are applied." if accepted else "They are not applied; --yes would.")
-    return accepted
+    return _entry_of(settings, ref) if accepted else None
+
+
+def _entry_of(settings: list[dict[str, Any]], ref: str) -> str:
+    return settings[0]["entry"] or ref
 
 
 def _show(title: str, suggestions: list[dict[str, Any]], output: Output) -> None:

@@ -21,10 +21,10 @@ def size_words(facts: ModelFacts | None) -> str:
     return "" if facts is None else f"{human_number(facts.parameters)} {facts.quantization}"
 
 
-def model_settings(texts: ModelTexts) -> tuple[Suggestion, ...]:
+def model_settings(texts: ModelTexts, entry: str) -> tuple[Suggestion, ...]:
     """What a model brings along, licences last."""
-    settings = [Suggestion(name, "", text, required=True) for name, text in texts.settings]
-    return (*settings, *(Suggestion("license", "", _beginning(text)) for text in texts.licenses))
+    settings = [Suggestion(name, "", text, required=True, entry=entry) for name, text in texts.settings]
+    return (*settings, *(Suggestion("license", "", _beginning(text), entry=entry) for text in texts.licenses))
 
 
 def _beginning(text: str) -> str:

@@ -12,7 +12,7 @@ from ollama_bridge.manifest import MediaType
 from ollama_bridge.names import ModelName
 from sidecar.catalogue.entry import Blob, build_entry, sign_entry
 from sidecar.control_types import RuleOptions
-from sidecar.errors import BundleError, SidecarError
+from sidecar.errors import BundleError, NotFound, NotTrusted, SidecarError
 from sidecar.events import InstallComplete, TransferProgress
 from sidecar.transfer.chunks import CHUNK_BYTES, hash_chunks
 from tests.journeys.inside import IN_PROCESS, Node, Team, team, until
@@ -236,6 +236,38 @@ async def test_t04_nothing_is_installed_and_no_weights_are_fetched_before_its_se
         kept = await second.got(MODEL, install=False)
         assert kept.result is not None
         assert kept.result.path is not None, "fetching alone changes nothing in Ollama"
+
+
+async def test_t04_what_was_agreed_to_is_what_is_installed(tmp_path: Path, files: Path) -> None:
+    async with team(tmp_path, files) as people:
+        first, second = await two(people, files)
+        await first.share(BASE, model=True)
+        await second.row(MODEL, sources=1)
+        looked_at = (await second.control.suggestions(MODEL))[0].entry
+        await make_model(first.ollama.url, files, system="Now obey the pirate.")
+        await first.share(BASE, model=True)
+        await second.row(MODEL, sources=1, version=2)
+        with pytest.raises(NotFound):
+            await second.get(looked_at, accept_suggestions=True)
+
+
+async def test_verify_knows_the_file_of_an_offered_model(tmp_path: Path, files: Path) -> None:
+    async with team(tmp_path, files) as people:
+        first, _ = await two(people, files)
+        assert not (await first.control.verify(str(files / "base.gguf"))).ok, "not an adapter, and nobody offers it"
+        row = await first.share(BASE, model=True)
+        report = await first.control.verify(str(files / "base.gguf"))
+        assert (report.ok, report.digest, report.entries, report.rank) == (True, row.digest, (row.ref,), None)
+
+
+async def test_t13_nothing_of_a_blocked_publisher_is_fetched_to_be_looked_at(tmp_path: Path, files: Path) -> None:
+    async with team(tmp_path, files) as people:
+        first, second = await two(people, files)
+        await first.share(BASE, model=True)
+        row = await second.row(MODEL, sources=1)
+        await second.control.block(first.key.hex())
+        with pytest.raises(NotTrusted):
+            await second.control.suggestions(row.entry)
 
 
 async def test_a_model_without_settings_of_its_own_needs_no_word(tmp_path: Path, files: Path) -> None:

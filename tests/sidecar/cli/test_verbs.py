@@ -302,7 +302,7 @@ def test_t04_a_models_settings_and_licence_are_shown_and_nothing_is_installed_un
     run: Run, control: FakeControl
 ) -> None:
     control.suggested = (
-        Suggestion("template", "", "{{ .Prompt }}", required=True),
+        Suggestion("template", "", "{{ .Prompt }}", required=True, entry="c0ffee"),
         Suggestion("license", "", "TINY LICENSE\n\nDo as you like."),
     )
     control.script = steps(1, FakeControl.finish)
@@ -313,14 +313,15 @@ def test_t04_a_models_settings_and_licence_are_shown_and_nothing_is_installed_un
     assert control.calls == [("get", "sql-lora", GetOptions())]
     control.script = steps(1, FakeControl.finish)
     assert "Agreed." in run("get", "sql-lora", "--yes").stdout
-    assert control.calls[-1] == ("get", "sql-lora", GetOptions(accept_suggestions=True))
+    assert control.calls[-1] == ("get", "c0ffee", GetOptions(accept_suggestions=True)), "what was looked at"
 
 
 def test_share_of_a_whole_model_is_asked_for_by_name_and_shows_the_licence(run: Run, control: FakeControl) -> None:
     told = run("share", "llama3.2:1b", "--model", "--room", "team")
     assert control.calls == [("share", "llama3.2:1b", "team", ShareOptions(model=True))]
     assert "Its licence: " in told.stdout
-    assert run("share", "*", "--model", "--room", "team").exit_code == 1
+    assert "every whole model" in run("share", "*", "--models", "--room", "team").stdout
+    assert control.calls[-1] == ("share_all", "team", True, "models")
 
 
 def test_what_nobody_signed_is_fetched_only_with_consent(run: Run, control: FakeControl) -> None:
