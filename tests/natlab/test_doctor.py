@@ -98,3 +98,13 @@ def test_two_behind_nats_that_keep_ports_are_told_that_all_is_well(lab: Lab, tmp
         assert kinds(doctor(left, "--room", ROOM)) == ["connected"]
         assert left.api.get("/status")["connections"]["nat"] == "consistent"
         wait_for(lambda: right.api.get("/status")["connections"]["reachable"], "the open one to know it", PATIENCE_S)
+
+
+def test_one_whose_network_stops_udp_is_told_so(lab: Lab, tmp_path: Path, files: Path) -> None:
+    with sidecars(lab, tmp_path, files, [Household("blocked")]) as (machine,):
+        machine.create_room()
+        answer = says("dht-silent", machine, "--room", ROOM)
+        assert answer["findings"][0]["level"] == "fail"
+        lines = {line["name"]: line for line in machine.sidecar.run("doctor", "--json").json["checks"]}
+        assert lines["internet"]["level"] == "warn"
+        assert machine.api.get("/status")["connections"]["online"] is False
