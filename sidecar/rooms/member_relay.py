@@ -31,6 +31,8 @@ LOOK_EVERY_S = 2.0
 """At our own NAT, and at who needs a relay. What a NAT does shows only in use."""
 PAIR = 2
 """Members in need that make a relay worth its announcement, which costs a megabyte an hour."""
+CLOSE_TIMEOUT_S = 1.0
+"""To take the announce back; the swarm then needs its own time, and the daemon as a whole ends within five seconds."""
 RETRY_S = 60.0
 """After the relay could not be announced."""
 
@@ -73,7 +75,11 @@ class MemberRelay:
         """Relay until it is of no more use."""
         try:
             async with BlindRelay(
-                self._node, key_pair=self._key_pair, firewall=self._refuses, limits=LIMITS
+                self._node,
+                key_pair=self._key_pair,
+                firewall=self._refuses,
+                limits=LIMITS,
+                close_timeout_s=CLOSE_TIMEOUT_S,
             ) as self._relay:
                 log.info("relaying for members that cannot reach each other")
                 self._acquaintances.present(Presence(relay=self._relay.public_key))

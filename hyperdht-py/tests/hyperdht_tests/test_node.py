@@ -23,6 +23,7 @@ from hyperdht.dht.link import Path
 from hyperdht.dht.payloads import NoisePayload
 from hyperdht.errors import ConnectError
 from hyperdht.io import server as server_module
+from hyperdht.io.testnet import bootstrapper
 from hyperdht.io.udx_stream import UdxByteStream
 
 from .dht_nodes import LOOPBACK, connected, exchange, node, nodes
@@ -333,6 +334,14 @@ async def test_a_relay_has_a_key_of_its_own_and_refuses_strangers() -> None:
         client, accepted = await connected(right, server, **options)
         await exchange(client, accepted)
         assert relay.pairs == 1
+
+
+async def test_a_relay_ends_in_its_time_although_the_dht_is_gone() -> None:
+    async with bootstrapper(LOOPBACK, 0) as only, node([f"{LOOPBACK}:{only.port}"], firewalled=False) as middle:
+        async with BlindRelay(middle, close_timeout_s=0.2):
+            await only.suspend()
+            began = anyio.current_time()
+        assert 0.2 <= anyio.current_time() - began < 1.5
 
 
 async def test_a_relayed_connection_moves_to_a_direct_way() -> None:

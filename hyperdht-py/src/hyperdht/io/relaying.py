@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .server import FirewallHook, Server
     from .udx_stream import UdxByteStream
 
+CLOSE_TIME_S = 3.0
 PAIR_TIMEOUT_S = 15.0  # as long as either side waits for the other
 WATCH_EVERY_S = 1.0
 
@@ -80,6 +81,7 @@ class BlindRelay:
         firewall: "FirewallHook | None" = None,
         limits: RelayLimits | None = None,
         allow: Callable[[int, int], bool] | None = None,
+        close_timeout_s: float = CLOSE_TIME_S,
     ) -> None:
         """
         Args:
@@ -87,10 +89,12 @@ class BlindRelay:
             firewall: Decides by their keys who may be carried, as that of `HyperDHT.listen`. Anybody without.
             limits: How much it carries, and for how many.
             allow: Called as allow(packets, bytes) before packets are passed on; False drops them.
+            close_timeout_s: How long its end may take to tell the DHT.
         """
         self._node = node
         self._limits = limits or RelayLimits()
         self._allow = None if allow is None else guarded(allow, instead=False, name="allow")
+        self._close_timeout_s = close_timeout_s
         self._server: Server = node.listen(key_pair, firewall=firewall)
         self._pairing = RelayPairing(on_matched=self._matched, on_ended=self._ended)
         self._channels: dict[int, MuxChannel] = {}
@@ -126,7 +130,7 @@ class BlindRelay:
 
     async def __aexit__(self, *_: object) -> None:
         with anyio.CancelScope(shield=True):
-            await self._server.aclose()
+            await self._server.aclose(unannounce_within_s=self._close_timeout_s)
         self._tasks.cancel_scope.cancel()
         await self._tasks.__aexit__(None, None, None)
 
