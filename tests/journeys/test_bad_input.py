@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 import time
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ import psutil
 import pytest
 from anyio import to_thread
 
-from hyperdht import HyperDHT, KeyPair
+from hyperdht import HyperDHT, KeyPair, testnet
 from hyperdht.errors import HyperDHTError
 from hyperdht.protomux import ChannelClosed, ChannelMessageReceived, ChannelOpened, ChannelRequested, Mux
 from sidecar import local_models
@@ -28,6 +28,7 @@ from sidecar.rooms.key import derive_room_key
 from sidecar.rooms.messages import PROTOCOL
 from sidecar.rooms.peer import MAX_UNKNOWN_ROOMS
 from sidecar.sync import runner
+from tests.interop.dht_peers import Peer
 from tests.journeys.api import Api
 from tests.journeys.crowd import made_entries, made_entry, member
 from tests.journeys.inside import IN_PROCESS, running, team, until
@@ -35,6 +36,7 @@ from tests.journeys.liar import dial
 from tests.journeys.ollama import listed, run_adapter, run_base
 from tests.journeys.test_internet_rooms import over_dht
 from tests.journeys.test_liars import room_key
+from tests.natlab.namespaces import Namespace, why_not
 from tests.support.processes import Sidecar, standin, wait_for
 
 if TYPE_CHECKING:
@@ -377,3 +379,75 @@ def test_laptop_that_sleeps_in_the_middle_of_a_transfer_goes_on_with_it(
             assert ended["done_bytes"] >= before
             ended = ask_b.got(ask_b.row("sql-lora")["ref"])
         assert ended["result"]["fetched_bytes"] <= ended["result"]["size"]
+
+
+@pytest.mark.soak
+async def test_laptop_that_slept_for_a_minute_is_back_in_its_rooms_on_the_internet(tmp_path: Path, files: Path) -> None:
+    """Its peer gave it up, its connections are dead, its announces ran out of relays."""
+    async with testnet(4) as bootstrap:
+        with (
+            standin(tmp_path / "a-store", adapters="accept") as ollama_a,
+            standin(tmp_path / "b-store") as ollama_b,
+            Sidecar(tmp_path / "a", ollama_a, tmp_path / "a-store", bootstrap=bootstrap) as a,
+            Sidecar(tmp_path / "b", ollama_b, tmp_path / "b-store", bootstrap=bootstrap) as b,
+        ):
+            await to_thread.run_sync(_sleep_apart, a, b, files)
+
+
+def _sleep_apart(a: Sidecar, b: Sidecar, files: Path) -> None:
+    ask_a, ask_b = Api(a), Api(b)
+    ask_b.post("/rooms/join", room=ask_a.post("/rooms", label="team")["code"], label="team")
+    for url in (a.ollama, b.ollama):
+        run_base(url, files)
+    run_adapter(a.ollama, files, "sql-lora")
+    ask_a.post("/shares", what="sql-lora", room="team")
+    ask_b.row("sql-lora")
+    assert b.process is not None
+    os.kill(b.process.pid, signal.SIGSTOP)
+    wait_for(lambda: not ask_a.get("/rooms")[0]["peers"], "the peer to be given up", 60.0)
+    time.sleep(30)
+    os.kill(b.process.pid, signal.SIGCONT)
+    begun = time.monotonic()
+    wait_for(lambda: ask_a.get("/rooms")[0]["peers"] == 1, "the peer to be back", 60.0)
+    print(f"\nback after {time.monotonic() - begun:.1f} s")
+    ask_b.got(ask_b.row("sql-lora")["ref"])
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
+def test_network_that_is_gone_and_back_leads_back_into_the_room(tmp_path: Path) -> None:
+    """The cable of one of two members is pulled, until both have noticed, and put back."""
+    nodes = [f"11.1.{number}.1" for number in range(1, 5)]
+    with ExitStack() as stack:
+        here, there = stack.enter_context(Namespace()), stack.enter_context(Namespace())
+        here.link("cable", there, "cable")
+        here.ip("address add 11.3.0.1/8 dev cable")
+        there.ip(*(f"address add {host}/8 dev cable" for host in (*nodes, "11.2.0.1")))
+        dht = stack.enter_context(Peer("py", prefix=there.prefix))
+        bootstrap = dht.call("testnet", hosts=nodes, port=49737)["bootstrap"]
+        sides = [
+            stack.enter_context(
+                Sidecar(
+                    tmp_path / name,
+                    "http://127.0.0.1:9",
+                    listen=f"{host}:0",
+                    bootstrap=bootstrap,
+                    prefix=namespace.prefix,
+                )
+            )
+            for name, host, namespace in (("a", "11.2.0.1", there), ("b", "11.3.0.1", here))
+        ]
+        code = sides[0].ok("room", "create", "team", "--json").json["code"]
+        sides[1].ok("room", "join", "-", "--label", "team", stdin=code)
+
+        def peers() -> list[int]:
+            return [side.ok("room", "list", "--json").json[0]["peers"] for side in sides]
+
+        wait_for(lambda: peers() == [1, 1], "each other")
+        here.ip("link set cable down")
+        wait_for(lambda: peers() == [0, 0], "the other one to be given up", 60.0)
+        time.sleep(15)
+        here.ip("link set cable up")
+        begun = time.monotonic()
+        wait_for(lambda: peers() == [1, 1], "each other again", 90.0)
+        print(f"\nback after {time.monotonic() - begun:.1f} s")
