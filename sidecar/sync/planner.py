@@ -66,7 +66,7 @@ class _Planning:
         self._kept = [row for row in facts.synced if self._is_kept(row)]
         self._leaving: set[str] = set()
         self._used = sum(row.size for row in self._kept) + sum(size for _, size in facts.running.values())
-        self._recent = Counter(row.rule for row in facts.synced if row.installed_at > facts.now - HOUR_S)
+        self._recent = Counter(row.rule for row in facts.synced if self._within(HOUR_S, row.installed_at))
         self._recent.update(rule for rule, _ in facts.running.values())
 
     def plan(self) -> Plan:
@@ -82,6 +82,10 @@ class _Planning:
         names = tuple(self._names(waits))
         gone = tuple(row for row in self._facts.synced if self._is_gone(row))
         return Plan(tuple(installs), names, plan_shares(self._facts), tuple(waits), gone, used)
+
+    def _within(self, span_s: float, at: float) -> bool:
+        """Whether a moment is as near as that. One in the future is of a clock that was ahead and has been set right."""
+        return abs(self._facts.now - at) < span_s
 
     # --- which offers ------------------------------------------------------------------------------------------------
 
@@ -128,7 +132,7 @@ class _Planning:
             return wait(f"Its base {base.name} ({base.digest[:19]}…) is not in this Ollama.", passing=True)
         if facts.obstacle:
             return wait(facts.obstacle)
-        if (delay := facts.delays.get(entry.id)) is not None and delay.until > facts.now:
+        if (delay := facts.delays.get(entry.id)) is not None and facts.now < delay.until <= facts.now + HOUR_S:
             return wait(f"Tried and failed: {delay.cause}", delay.until)
         if facts.opens_at is not None and not offer.is_here:
             return wait("The schedule does not allow fetching now.", facts.opens_at)
@@ -162,7 +166,7 @@ class _Planning:
 
     def _rate_ends(self, rule: RuleRow) -> float:
         times = sorted(row.installed_at for row in self._facts.synced if row.rule == rule.id)
-        recent = [at for at in times if at > self._facts.now - HOUR_S]
+        recent = [at for at in times if self._within(HOUR_S, at)]
         return recent[0] + HOUR_S if recent else self._facts.now + HOUR_S
 
     def _within_quota(self, rule: RuleRow, offer: OfferFact, model: ModelName, full: Wait) -> Install | Wait:
@@ -189,7 +193,7 @@ class _Planning:
             moving = self._moving_name(row)
             note = self._notes.get(full_name(moving))
             means_it = note is not None and (note.publisher, note.version) == (row.publisher, row.version)
-            if row.model in self._leaving or (means_it and row.used_at > self._facts.now - JUST_USED_S):
+            if row.model in self._leaving or (means_it and self._within(JUST_USED_S, row.used_at)):
                 continue
             if means_it and not self._is_ours(moving):
                 continue  # the user made something of their own of it

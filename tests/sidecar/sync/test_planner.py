@@ -140,6 +140,18 @@ def test_t20_quota_evicts_superseded_versions_first_then_by_last_use() -> None:
     assert "quota" in only_wait(plan(facts(offer("b"), quota_bytes=SIZE, **there(old, just, latest=2))))
 
 
+def test_what_a_clock_that_was_ahead_wrote_down_holds_nothing_up() -> None:
+    """It was set right since; by what was noted before, everything would have to wait until then."""
+    then = NOW + 86_400
+    other = kept(1, "other", installed_at=then, used_at=then)
+    limited = replace(RULE, per_hour=1)
+    assert plan(facts(offer(), rules=(limited,), **there(other, latest=1))).installs
+    delays = {offer().entry.id: Delay(then, "Ollama was away.")}
+    assert plan(facts(offer(), delays=delays)).installs
+    (install,) = plan(facts(offer(), **there(other, latest=1), quota_bytes=SIZE)).installs
+    assert [each.row.model for each in install.evict] == ["team/other:v1"]
+
+
 def test_t20_bytes_are_promised_once() -> None:
     made = plan(facts(*(offer(name) for name in "abcde"), quota_bytes=3 * SIZE))
     assert len(made.installs) == 3
