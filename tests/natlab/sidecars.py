@@ -93,7 +93,8 @@ class Machine:
             stack.enter_context(self._ollama)
             wait_for(self._ollama_answers, "stand-in server")
             self.namespace.inside(lambda: run_base(self.sidecar.ollama, self._files))
-            stack.enter_context(self.sidecar)
+            stack.callback(self._stop)  # before the start, which may fail half-way
+            self.sidecar.start()
             self._stack = stack.pop_all()
         return self
 
@@ -101,6 +102,10 @@ class Machine:
         with suppress(ProcessLookupError):
             self.resume()  # one that is stopped would not hear that it should end
         self._stack.close()
+
+    def _stop(self) -> None:
+        if self.sidecar.process is not None and self.sidecar.process.child is not None:
+            self.sidecar.stop()
 
     def _ollama_answers(self) -> bool:
         assert self._ollama.alive(), self._ollama.explain()
