@@ -587,9 +587,11 @@ class SidecarControl:
         """See `Control`."""
         return self._parts.room_registry.info(entries=entries)
 
-    async def set_registry(self, *, on: bool, new_secret: bool = False, push: bool | None = None) -> RegistryInfo:
+    async def set_registry(
+        self, *, on: bool, new_secret: bool = False, push: bool | None = None, models: bool | None = None
+    ) -> RegistryInfo:
         """See `Control`."""
-        return await self._parts.room_registry.switch(on=on, new_secret_wanted=new_secret, push=push)
+        return await self._parts.room_registry.switch(on=on, new_secret_wanted=new_secret, push=push, models=models)
 
     # --- auto-sync -----------------------------------------------------------------------------------------------------
 

@@ -425,6 +425,8 @@ class RegistryInfo(Result):
     """As part of a model name."""
     push: bool
     """Whether `ollama push` shares."""
+    models: bool
+    """Whether whole models can be pulled, with the settings they bring along."""
     cause: str = ""
     secret: str = field(default="", repr=False)
     prefix: str = field(default="", repr=False)
@@ -683,12 +685,15 @@ class Control(Protocol):
         """The registry for `ollama pull`. `entries`: with a row for everything that rooms offer."""
         ...
 
-    async def set_registry(self, *, on: bool, new_secret: bool = False, push: bool | None = None) -> RegistryInfo:
+    async def set_registry(
+        self, *, on: bool, new_secret: bool = False, push: bool | None = None, models: bool | None = None
+    ) -> RegistryInfo:
         """Switch it on or off, for good.
 
         Args:
             new_secret: Make a new secret, so that names with the old one cannot be pulled any more.
             push: Whether `ollama push` shares; None leaves it as it is.
+            models: Whether whole models can be pulled, which agrees to the settings they bring along; None likewise.
         """
         ...
 

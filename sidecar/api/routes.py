@@ -168,7 +168,7 @@ def _add_registry(router: APIRouter, control: Control) -> None:
 
     @router.post("/registry", summary="Switch the registry for `ollama pull` on or off")
     async def set_registry(body: schemas.Registry) -> RegistryInfo:
-        return await control.set_registry(on=body.on, new_secret=body.new_secret, push=body.push)
+        return await control.set_registry(on=body.on, new_secret=body.new_secret, push=body.push, models=body.models)
 
 
 def _add_trust(router: APIRouter, control: Control) -> None:

@@ -140,6 +140,7 @@ class Registry(Body):
     on: bool
     new_secret: bool = Field(False, description="Names with the old one cannot be pulled any more.")
     push: bool | None = Field(None, description="Whether `ollama push` shares; null leaves it as it is.")
+    models: bool | None = Field(None, description="Whether whole models can be pulled, settings included.")
 
 
 class File(Body):

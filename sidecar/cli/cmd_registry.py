@@ -46,12 +46,20 @@ def on(
     push: Annotated[
         bool | None, typer.Option("--push/--no-push", help="Whether `ollama push` shares. It does unless you say no.")
     ] = None,
+    models: Annotated[
+        bool | None,
+        typer.Option(
+            "--models/--no-models",
+            help="Whether whole models can be pulled. What template, system text and parameters they bring along is then "
+            "taken without a question, as from any registry. They cannot unless you say so.",
+        ),
+    ] = None,
     json: Json = False,
     data_dir: DataDir = None,
 ) -> None:
     """Switch the registry on. It stays on over restarts."""
     with daemon_session(json, data_dir) as (client, output):
-        info = client.post("/registry", {"on": True, "new_secret": new_secret, "push": push})
+        info = client.post("/registry", {"on": True, "new_secret": new_secret, "push": push, "models": models})
         if output.json:
             output.done("", info)
             return

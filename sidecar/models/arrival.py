@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from anyio import to_thread
 
-from ollama_bridge.adapters.inspect_model import describe_model
+from ollama_bridge.adapters.inspect_model import ModelInfo, describe_model
 from ollama_bridge.digests import Digest
 from ollama_bridge.errors import AdapterFormatError
 from ollama_bridge.install import NewLayer, render_config
@@ -87,13 +87,18 @@ def check_model_claims(path: Path, entry: SignedEntry) -> bytes:
     Raises:
         ClaimMismatch: It is not.
     """
-    claimed = entry.entry.model
-    assert claimed is not None
     try:
         with path.open("rb") as file:
             info = describe_model(file)
     except AdapterFormatError as error:
         raise ClaimMismatch(f"The file of {entry.name} is not a model Ollama should be given: {error}") from error
+    return config_of(info, entry)
+
+
+def config_of(info: ModelInfo, entry: SignedEntry) -> bytes:
+    """The config for a file with that header. Raises ClaimMismatch when it is not what the entry says."""
+    claimed = entry.entry.model
+    assert claimed is not None
     facts = {
         "architecture": (entry.entry.base.architecture, info.architecture),
         "parameters": (claimed.parameters, info.parameters),
@@ -105,6 +110,20 @@ def check_model_claims(path: Path, entry: SignedEntry) -> bytes:
         if said != found:
             raise ClaimMismatch(f"The entry of {entry.name} says {name} {said}, its file has {found}.")
     return render_config(info, [Digest.parse(blob.digest) for blob in entry.entry.blobs])
+
+
+def claimed_config(entry: SignedEntry) -> bytes:
+    """The same config, from what was signed: for when the file has yet to show that it is so."""
+    claimed = entry.entry.model
+    assert claimed is not None
+    info = ModelInfo(
+        architecture=entry.entry.base.architecture,
+        parameters=claimed.parameters,
+        quantization=claimed.quantization,
+        tensors=claimed.tensors,
+        shapes=claimed.shapes,
+    )
+    return config_of(info, entry)
 
 
 def config_layer(config: bytes, path: Path) -> NewLayer:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .carry import PullCarrier
 from .naming import RoomNames
-from .pull import Pulls
+from .prepare import Preparer
+from .pulls import Pulls
 from .push import Pushes
 from .serve import RoomRegistry
 from .service import RegistryService
@@ -48,23 +50,22 @@ def build_registry(
     emit: Callable[[Event], None],
 ) -> RegistryService:
     """The registry, not yet listening. Blocking: it reads what the user chose."""
-    names = RoomNames(catalogue, lambda: list(network.rooms.values()))
+    service = RegistryService(path=paths.registry, port=port, local=local)
+    names = RoomNames(catalogue, lambda: list(network.rooms.values()), models=service.offers_models)
+    preparer = Preparer(client=client, store=store, one_time=one_time, installer=installer, blobs=blobs)
+    carrier = PullCarrier(
+        client=client, installer=installer, blobs=blobs, provider=provider, journal=journal, emit=emit
+    )
     pulls = Pulls(
         client=client,
-        store=store,
-        one_time=one_time,
         blobs_folder=paths.blobs,
-        installer=installer,
-        blobs=blobs,
-        provider=provider,
-        journal=journal,
-        transfers=transfers,
         names=names,
-        emit=emit,
+        preparer=preparer,
+        carrier=carrier,
+        transfers=transfers,
     )
-    service = RegistryService(path=paths.registry, port=port, names=names, pulls=pulls, local=local)
     pushes = Pushes(client=client, publisher=publisher, names=names, allowed=service.takes_pushes)
-    service.handler = RoomRegistry(
+    registry = RoomRegistry(
         client=client,
         pulls=pulls,
         pushes=pushes,
@@ -72,5 +73,6 @@ def build_registry(
         authorities=service.authorities,
         secret=service.secret,
         emit=emit,
-    ).handle
+    )
+    service.serve(names, pulls, registry.handle)
     return service

@@ -1,45 +1,48 @@
-"""The header of an adapter that is still on its way: read as soon as its first chunks are here."""
+"""The header of a file that is still on its way: read as soon as its first chunks are here."""
 
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 
 from anyio import to_thread
 
-from ollama_bridge.adapters.gguf import ADAPTER_LIMITS, read_gguf
 from sidecar.transfer.chunks import chunk_count
 
 if TYPE_CHECKING:
-    from ollama_bridge.adapters.gguf import GgufHeader
+    from collections.abc import Callable
+
     from sidecar.transfer.follow import Followed
 
-READ_CHUNKS = 16  # 1 MiB: most headers are whole then
+READ_CHUNKS = 16  # 1 MiB: most headers of adapters are whole then
+
+T = TypeVar("T")
 
 
 class NotHere(Exception):
     """The header goes on behind what is here."""
 
 
-async def read_header(followed: Followed) -> GgufHeader:
-    """The header, by our own bounded reader (T2).
+async def read_header(followed: Followed, parse: Callable[[BinaryIO], T]) -> T:
+    """What the beginning of a file says.
 
+    Args:
+        parse: Our own bounded reader (T2), which looks at nothing behind the header. Tried with twice as much each time:
+            a model's header, with its vocabulary, has tens of megabytes.
     Raises:
-        AdapterFormatError: It is none.
         FollowEnded: It will not come.
+        Exception: What `parse` raises.
     """
-    here = b""
+    here, wanted = b"", READ_CHUNKS
     with followed.reader() as reader:
         while True:
-            here += await reader.read(chunk_count(len(here)), READ_CHUNKS)
+            while (done := chunk_count(len(here))) < min(wanted, followed.count):
+                here += await reader.read(done, wanted - done)
+            wanted *= 2
             try:
-                return await to_thread.run_sync(_parse, here, followed.size)
+                return await to_thread.run_sync(parse, cast("BinaryIO", _Beginning(here, followed.size)))
             except NotHere:
                 continue
-
-
-def _parse(here: bytes, size: int) -> GgufHeader:
-    return read_gguf(cast("BinaryIO", _Beginning(here, size)), limits=ADAPTER_LIMITS)
 
 
 class _Beginning(io.BytesIO):

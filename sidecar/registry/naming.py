@@ -46,10 +46,14 @@ class RoomNames:
 
     Args:
         rooms: Those we are in.
+        models: Whether whole models have names too.
     """
 
-    def __init__(self, catalogue: Catalogue, rooms: Callable[[], Iterable[JoinedRoom]]) -> None:
+    def __init__(
+        self, catalogue: Catalogue, rooms: Callable[[], Iterable[JoinedRoom]], *, models: Callable[[], bool]
+    ) -> None:
         self._catalogue = catalogue
+        self._models = models
         self._rooms = rooms
 
     def room(self, model: str) -> tuple[JoinedRoom, str]:
@@ -76,8 +80,11 @@ class RoomNames:
         """
         room, rest = self.room(model)
         entry = _resolve(self._catalogue.refs([room.key.room_id]), rest)
-        if entry.entry.is_model:
-            raise NotFound(f"{entry.name} is a whole model.", f"Get it with `ollaswarm get {entry.ref}`.")
+        if entry.entry.is_model and not self._models():
+            raise NotFound(
+                f"{entry.name} is a whole model, and whole models are not pulled by this registry.",
+                f"`ollaswarm get {entry.ref}`, or `ollaswarm registry on --models`.",
+            )
         if tag.lower() not in (LATEST, f"v{entry.version}"):
             raise NotFound(f"{room.label} offers version {entry.version} of {entry.name}, not {tag!r}.")
         return entry
@@ -85,7 +92,11 @@ class RoomNames:
     def listed(self) -> Iterator[tuple[JoinedRoom, SignedEntry, str]]:
         """Every adapter of every room, and the shortest model name that means it."""
         for room in self._rooms():
-            entries = [entry for entry in self._catalogue.entries(room.key.room_id) if not entry.entry.is_model]
+            entries = [
+                entry
+                for entry in self._catalogue.entries(room.key.room_id)
+                if self._models() or not entry.entry.is_model
+            ]
             refs = self._catalogue.refs([room.key.room_id])
             for entry in sorted(entries, key=lambda entry: (entry.name.lower(), entry.publisher)):
                 yield room, entry, f"{room_slug(room)}.{_shortest(refs, entry, MAX_MODEL_CHARS - MAX_SLUG_CHARS - 1)}"

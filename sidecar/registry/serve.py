@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from ollama_bridge.registry.serving import ByteRange
     from sidecar.events import Event
 
-    from .pull import Pull, Pulls
+    from .pull import Pull
+    from .pulls import Pulls
     from .push import Pushes
 
 STALL_S = 45.0
@@ -120,7 +121,8 @@ class RoomRegistry:
             if "range" in request.headers:
                 raise DropConnection from None  # the text would be written into the model (facts 6.2)
             return self._refuse(name, error)
-        return blob_response(request, _Streamed(pull))
+        small = pull.plan.small.get(digest)
+        return blob_response(request, _Streamed(pull) if small is None else _Small(small))
 
     async def _head(self, name: ModelName, digest: Digest) -> Response:
         """For a pull: how long it is. For a push: whether it need not be sent, as our Ollama has it anyway."""
@@ -141,8 +143,22 @@ class RoomRegistry:
         return Response(status, {"content-type": "text/plain; charset=utf-8"}, body)
 
 
+class _Small:
+    """A blob that is in memory."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    @property
+    def size(self) -> int:
+        return len(self._content)
+
+    async def send(self, send: SendBytes, part: ByteRange) -> None:
+        await send(self._content[part.start : part.stop])
+
+
 class _Streamed:
-    """An adapter as bytes, while it is fetched or after."""
+    """An adapter, or a model's weights, while it is fetched or after."""
 
     def __init__(self, pull: Pull) -> None:
         self._followed = pull.followed

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ollama_bridge.loopback_http import Handler
+    from sidecar.catalogue.entry import SignedEntry
     from sidecar.local_models import LocalModels
 
     from .naming import RoomNames
-    from .pull import Pulls
+    from .pulls import Pulls
 
 HOST = "127.0.0.1"
 WINDOWS_HOST, WINDOWS_PORT = "127.0.0.2", 80
@@ -44,8 +45,6 @@ class RegistryService:
         *,
         path: Path,
         port: int,
-        names: RoomNames,
-        pulls: Pulls,
         local: LocalModels,
         platform: str = sys.platform,
     ) -> None:
@@ -55,8 +54,6 @@ class RegistryService:
             port: 0 lets the system choose.
         """
         self._path = path
-        self._names = names
-        self._pulls = pulls
         self._local = local
         self._portless = platform == "win32"
         self._address = (WINDOWS_HOST, WINDOWS_PORT) if self._portless else (HOST, port)
@@ -67,8 +64,10 @@ class RegistryService:
         """Set when what is wanted changed."""
         self._reached = anyio.Event()
         """Set when what was wanted is so, or cannot be."""
-        self.handler: Handler | None = None
-        """Answers requests; set once, before `run`."""
+
+    def serve(self, names: RoomNames, pulls: Pulls, handler: Handler) -> None:
+        """Say what answers; once, before `run`. They ask this object for secret and choices, so they come after it."""
+        self._names, self._pulls, self._handler = names, pulls, handler
 
     # --- what the answers depend on ------------------------------------------------------------------------------------
 
@@ -79,6 +78,10 @@ class RegistryService:
     def takes_pushes(self) -> bool:
         """Whether `ollama push` shares."""
         return self._state.push
+
+    def offers_models(self) -> bool:
+        """Whether whole models can be pulled."""
+        return self._state.models
 
     def host(self) -> str:
         """Our address as part of a model name."""
@@ -109,10 +112,9 @@ class RegistryService:
                 await wanted.wait()
 
     async def _listen(self, wanted: anyio.Event) -> None:
-        assert self.handler is not None
         host, port = self._address
         try:
-            async with HttpServer(self.handler, host=host, port=port) as server:
+            async with HttpServer(self._handler, host=host, port=port) as server:
                 self._address = host, server.port
                 self._listening = True
                 self._tell("")
@@ -131,10 +133,18 @@ class RegistryService:
 
     # --- verbs ---------------------------------------------------------------------------------------------------------
 
-    async def switch(self, *, on: bool, new_secret_wanted: bool, push: bool | None) -> RegistryInfo:
+    async def switch(
+        self, *, on: bool, new_secret_wanted: bool, push: bool | None, models: bool | None
+    ) -> RegistryInfo:
         """Do what the user wants; returns when it is so, or says in `cause` why it cannot be."""
         secret = new_secret() if new_secret_wanted else self._state.secret
-        state = replace(self._state, on=on, secret=secret, push=self._state.push if push is None else push)
+        state = replace(
+            self._state,
+            on=on,
+            secret=secret,
+            push=self._state.push if push is None else push,
+            models=self._state.models if models is None else models,
+        )
         await to_thread.run_sync(save_state, self._path, state)
         restart = on != self._state.on or not self._listening
         if new_secret_wanted:
@@ -155,6 +165,7 @@ class RegistryService:
             listening=self._listening,
             address=self.host(),
             push=self._state.push,
+            models=self._state.models,
             cause=self._cause,
             secret=self._state.secret,
             prefix=prefix,
@@ -162,14 +173,18 @@ class RegistryService:
         )
 
     def _rows(self, prefix: str) -> list[RegistryRow]:
-        known = self._local.known.is_set()
         return [
             RegistryRow(
                 room=room.label,
                 ref=entry.ref,
                 version=entry.version,
-                fits=bool(self._local.bases(Digest.parse(entry.entry.base.digest))) if known else None,
+                fits=self._fits(entry),
                 model=f"{prefix}{model}:{LATEST}",
             )
             for room, entry, model in self._names.listed()
         ]
+
+    def _fits(self, entry: SignedEntry) -> bool | None:
+        if entry.entry.is_model:
+            return True
+        return bool(self._local.bases(Digest.parse(entry.entry.base.digest))) if self._local.known.is_set() else None

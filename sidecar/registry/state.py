@@ -21,6 +21,8 @@ class RegistryState:
     on: bool = False
     push: bool = True
     """Whether `ollama push` shares."""
+    models: bool = False
+    """Whether whole models can be pulled, with the settings they bring along, about which nobody is asked then (T4)."""
     secret: str = field(default_factory=new_secret, repr=False)
     """The path segment without which there is nothing to be seen (T24)."""
 
@@ -45,7 +47,7 @@ def save_state(path: Path, state: RegistryState) -> None:
 def _read(path: Path) -> RegistryState | None:
     try:
         found = json.loads(path.read_bytes())
-        state = RegistryState(bool(found["on"]), bool(found["push"]), str(found["secret"]))
+        state = RegistryState(bool(found["on"]), bool(found["push"]), bool(found["models"]), str(found["secret"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return state if re.fullmatch(r"[0-9a-f]{32}", state.secret) else None

@@ -91,7 +91,7 @@ class FakeControl:
     offered: list[AdapterRow] = field(default_factory=lambda: [adapter_row()])
     registered: RegistryInfo = field(
         default_factory=lambda: RegistryInfo(
-            False, False, "127.0.0.1:11471", True, "", REGISTRY_SECRET, REGISTRY_PREFIX
+            False, False, "127.0.0.1:11471", True, False, "", REGISTRY_SECRET, REGISTRY_PREFIX
         )
     )
     rules: list[RuleInfo] = field(default_factory=list)
@@ -305,8 +305,10 @@ class FakeControl:
         row = RegistryRow("team", "sql-lora", 7, True, f"{REGISTRY_PREFIX}team.sql-lora:latest")
         return replace(self.registered, entries=(row,) if entries else ())
 
-    async def set_registry(self, *, on: bool, new_secret: bool = False, push: bool | None = None) -> RegistryInfo:
-        self.calls.append(("set_registry", on, new_secret, push))
+    async def set_registry(
+        self, *, on: bool, new_secret: bool = False, push: bool | None = None, models: bool | None = None
+    ) -> RegistryInfo:
+        self.calls.append(("set_registry", on, new_secret, push, models))
         self.registered = replace(self.registered, on=on, listening=on and not self.registered.cause)
         return self.registered
 

@@ -123,7 +123,7 @@ async def test_registry(client: httpx.AsyncClient, control: FakeControl) -> None
     assert (await client.get("/api/v1/registry")).json()["on"] is False
     switched = await post(client, "/registry", on=True, new_secret=True)
     assert switched.json()["secret"] in switched.json()["prefix"]
-    assert control.calls == [("set_registry", True, True, None)]
+    assert control.calls == [("set_registry", True, True, None, None)]
     (row,) = (await client.get("/api/v1/registry", params={"entries": True})).json()["entries"]
     assert row["model"].endswith("/team.sql-lora:latest")
     assert (await post(client, "/registry")).status_code == 422

@@ -466,12 +466,12 @@ def test_registry_says_what_to_pull_and_who_can_read_the_secret(daemon: FakeCont
     assert (
         f"ollama pull --insecure {REGISTRY_PREFIX}team.sql-lora:latest" in run("registry", "show", "--entries").output
     )
-    assert run("registry", "on", "--new-secret", "--no-push").exit_code == 0
+    assert run("registry", "on", "--new-secret", "--no-push", "--models").exit_code == 0
     assert json.loads(run("registry", "off", "--json").output)["on"] is False
     calls = [
-        ("set_registry", True, False, None),
-        ("set_registry", True, True, False),
-        ("set_registry", False, False, None),
+        ("set_registry", True, False, None, None),
+        ("set_registry", True, True, False, True),
+        ("set_registry", False, False, None, None),
     ]
     assert daemon.calls == calls
 

@@ -19,8 +19,8 @@ def test_off_at_first_and_kept_over_restarts(tmp_path: Path) -> None:
     first = load_state(path)
     assert not first.on
     assert load_state(path) == first
-    save_state(path, replace(first, on=True, push=False))
-    assert load_state(path) == replace(first, on=True, push=False)
+    save_state(path, replace(first, on=True, push=False, models=True))
+    assert load_state(path) == replace(first, on=True, push=False, models=True)
     assert first.secret not in repr(first)
 
 
@@ -39,7 +39,13 @@ def test_t24_a_secret_that_others_could_read_is_replaced(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{}", "[]", '{"on": true, "push": true, "secret": "short"}', '{"on": true, "push": true, "secret": null}'],
+    [
+        "",
+        "{}",
+        "[]",
+        '{"on": true, "push": true, "models": false, "secret": "short"}',
+        '{"on": true, "push": true, "models": false, "secret": null}',
+    ],
 )
 def test_a_damaged_file_is_off_with_a_new_secret(tmp_path: Path, text: str) -> None:
     path = tmp_path / "registry.json"
