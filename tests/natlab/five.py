@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from .lab import Lab
 
 MACHINES = (3, 2)
-PUBLISHER_LIMIT = "6MiB"
-GETTER_LIMIT = "2MiB"
+PUBLISHER_LIMIT = "3MiB"
+GETTER_LIMIT = "1MiB"
 """Upload caps a second. The publisher's is that of three others, so that all parts are spread before anybody has them all."""
 MEET_S = 60.0
 FINISH_S = 240.0

@@ -26,7 +26,7 @@ ACTS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `make nat ARGS="five …"`."""
     parser.add_argument("--kinds", nargs=2, default=["consistent", "double"], choices=ROUTED, help="of the two NATs")
-    parser.add_argument("--size", type=int, default=64, help="of an adapter, in MiB")
+    parser.add_argument("--size", type=int, default=32, help="of an adapter, in MiB")
     parser.add_argument("--acts", nargs="+", default=list(ACTS), choices=ACTS)
 
 
