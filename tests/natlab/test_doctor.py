@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 90.0
 """A node has to learn what its NAT does, to find the other one, and to fail at punching."""
+NO_UDP = """table inet office {
+  chain through { type filter hook forward priority -10; policy accept; meta l4proto udp drop; }
+}
+"""
 REASON = why_not()
 pytestmark = [
     pytest.mark.interop,
@@ -101,7 +105,8 @@ def test_two_behind_nats_that_keep_ports_are_told_that_all_is_well(lab: Lab, tmp
 
 
 def test_one_whose_network_stops_udp_is_told_so(lab: Lab, tmp_path: Path, files: Path) -> None:
-    with sidecars(lab, tmp_path, files, [Household("blocked")]) as (machine,):
+    with sidecars(lab, tmp_path, files, [Household("consistent")]) as (machine,):
+        machine.site.router.filter(NO_UDP)
         machine.create_room()
         answer = says("dht-silent", machine, "--room", ROOM)
         assert answer["findings"][0]["level"] == "fail"
