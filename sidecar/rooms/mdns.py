@@ -23,7 +23,9 @@ NONCE_BYTES = 16
 MAX_TAGS = 14
 """Rooms named in one record: a TXT string holds 255 bytes, a tag and its comma 17."""
 MAX_INSTANCES = 256
-"""Instances looked at: anyone on the network can announce any number of names, each costs a query."""
+"""Instances remembered: anyone on the network can announce any number of names."""
+MAX_LOOKS = 32
+"""Instances looked at at a time: each may cost a query."""
 RESOLVE_TIMEOUT_MS = 3000
 
 TagFunction = Callable[[bytes], Iterable[str]]
@@ -76,6 +78,7 @@ class MdnsDiscovery:
         self._nonce = secrets.token_bytes(NONCE_BYTES)
         self._instance = f"{self._nonce[:8].hex()}.{SERVICE_TYPE}"
         self._names: set[str] = set()
+        self._looks = anyio.CapacityLimiter(MAX_LOOKS)
         self._resolving: anyio.abc.TaskGroup | None = None
         self.seen = 0
         """Records of other sidecars seen, matching or not (for `doctor`)."""
@@ -140,11 +143,18 @@ class MdnsDiscovery:
             self._members.discard(name)
             return
         if name not in self._names:
-            if len(self._names) >= MAX_INSTANCES:
+            if len(self._names) >= MAX_INSTANCES and not self._forget_a_stranger():
                 return
             self._names.add(name)
             self.seen += 1
         self._resolve_soon(name)
+
+    def _forget_a_stranger(self) -> bool:
+        """Make room for another name: who announces hundreds must not hide the members that come after them (T22)."""
+        strangers = [*(self._names - self._members)]
+        if strangers:
+            self._names.discard(secrets.choice(strangers))
+        return bool(strangers)
 
     def _resolve_soon(self, name: str) -> None:
         if self._resolving is not None and not self._resolving.cancel_scope.cancel_called:
@@ -152,8 +162,9 @@ class MdnsDiscovery:
 
     async def _resolve(self, name: str) -> None:
         info = AsyncServiceInfo(SERVICE_TYPE, name)
-        if not await info.async_request(self._zeroconf.zeroconf, RESOLVE_TIMEOUT_MS):
-            return
+        async with self._looks:
+            if name not in self._names or not await info.async_request(self._zeroconf.zeroconf, RESOLVE_TIMEOUT_MS):
+                return
         if (peer := self._match(name, info)) is None:
             self._members.discard(name)
         elif name in self._names:

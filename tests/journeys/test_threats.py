@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.lowlevel
 import pytest
+from zeroconf import ServiceInfo
+from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from hyperdht import KeyPair
 from hyperdht.protomux import ChannelRequested, Mux
 from sidecar.catalogue.envelope import StatementKind
 from sidecar.errors import NotFound, SidecarError
-from sidecar.events import EntryWithdrawn
+from sidecar.events import BlockListChanged, EntryWithdrawn
+from sidecar.rooms import mdns
 from sidecar.rooms.key import RoomKey
 from sidecar.rooms.lan import LanNetwork
-from sidecar.rooms.mdns import LanPeer
-from sidecar.rooms.messages import PROTOCOL
+from sidecar.rooms.mdns import SERVICE_TYPE, LanPeer
+from sidecar.rooms.messages import PROTOCOL, MessageType
+from sidecar.rooms.session import RoomSession
 from sidecar.transfer.chunks import CHUNK_BYTES
-from tests.journeys.inside import IN_PROCESS, running, team, until
+from tests.journeys.inside import IN_PROCESS, running, team, until, without_sources
 from tests.journeys.liar import dial, liar
-from tests.journeys.ollama import make_adapter
+from tests.journeys.ollama import listed, make_adapter
 from tests.journeys.test_liars import room_key
 
 if TYPE_CHECKING:
@@ -244,6 +248,71 @@ async def test_t15_nothing_old_comes_back_after_a_restart(tmp_path: Path, files:
             assert [row.version for row in await second.control.adapters()] == [new.version]
 
 
+async def test_t15_whatever_members_ever_said_is_worth_nothing_said_again_after_a_restart(
+    tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All messages of a whole exchange, of every type, repeated by a member to one that has seen what came later."""
+    said = recorded(monkeypatch)
+    async with team(tmp_path, files) as people:
+        first = await people.join("first")
+        row = await people.publish(first)
+        ollama = await people.ollama("second")
+        enemy = KeyPair.generate().public_key.hex()
+        async with running(tmp_path / "second", ollama, first.address) as second:
+            await people.enter(second)
+            await second.row(row.name, sources=1)
+            await second.got(row.ref)
+            await second.control.follow_blocks(first.key.hex(), on=True)
+            await first.control.block(enemy)
+            assert (await first.control.publish_blocks("team")).blocked == (enemy,)
+            await second.happened(BlockListChanged)
+            await first.control.trust(enemy)
+            await first.control.publish_blocks("team")
+            await second.happened(BlockListChanged, lambda event: event.keys == 0)
+            await first.control.unshare(row.name)
+            await second.happened(EntryWithdrawn)
+            again = await first.share(row.name, description="Once more.")
+            await second.row(row.name, version=again.version, sources=1)
+            room = room_key(second)
+        told = list(dict.fromkeys(said))
+        assert set(MessageType) - {kind for kind, _ in told} <= {*UNSAID}
+        async with running(tmp_path / "second", ollama) as second:
+
+            async def state() -> list[object]:
+                control = second.control
+                rows = [without_sources(each) for each in await control.adapters()]
+                return [rows, await control.block_lists(), len(await control.rooms()), await listed(ollama.url)]
+
+            before = await state()
+            for kind, body in told:
+                async with liar(second.address, room) as member:
+                    member.raw(kind, body)
+                    await member.flush()
+                    await anyio.sleep(0.02)
+            assert await state() == before
+            assert second.parts.network.bad_input["entry-older"] >= 3, "offer, block list, withdrawal"
+        async with running(tmp_path / "second", ollama, first.address) as second:
+            await second.row(row.name, version=again.version, sources=1)
+            await second.got(row.ref, as_name="again")
+
+
+UNSAID = {MessageType.CANCEL, MessageType.REFUSE, MessageType.PEERS}
+"""Nothing is cancelled or refused in that exchange, and two members have nobody to name."""
+
+
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bytes]]:
+    """Type and body of every message that any room session of this process hears from now on."""
+    said: list[tuple[int, bytes]] = []
+    receive = RoomSession.receive
+
+    def hearing(self: RoomSession, message_type: int, body: memoryview, now: float) -> None:
+        said.append((message_type, bytes(body)))
+        receive(self, message_type, body, now)
+
+    monkeypatch.setattr(RoomSession, "receive", hearing)
+    return said
+
+
 async def test_t20_peer_that_does_not_read_costs_others_nothing(tmp_path: Path, big_files: Path) -> None:
     async with team(tmp_path, big_files) as people:
         first = await people.join("first")
@@ -285,3 +354,51 @@ async def test_t22_spoofed_mdns_record_only_costs_a_dial(tmp_path: Path, files: 
             assert {peer.key for peer in await second.control.peers() if peer.rooms} == {first.key.hex()}
             assert await stranger.control.adapters() == ()
             tasks.cancel_scope.cancel()
+
+
+async def test_t22_copied_mdns_record_of_a_member_only_costs_a_dial(
+    tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rogue announces the nonce and the room tags that a member announced, and more other names than anybody remembers."""
+    monkeypatch.setattr(mdns, "MAX_INSTANCES", 16)
+    local: dict[str, Any] = {"no_mdns": False, "peers": ()}
+    async with team(tmp_path, files) as people, AsyncZeroconf(interfaces=["127.0.0.1"]) as zeroconf:
+        first = await people.join("first", **local)
+        row = await people.publish(first)
+        copied = await record_of_the_only_sidecar(zeroconf)
+        stranger = await people.join("stranger", join=False)
+        people.nodes.remove(stranger)
+        port = int(stranger.address.rpartition(":")[2])
+        for number in range(40):
+            properties = copied if number == 0 else {"v": "1", "n": os.urandom(16).hex(), "r": os.urandom(8).hex()}
+            rogue = ServiceInfo(
+                SERVICE_TYPE,
+                f"rogue-{number}.{SERVICE_TYPE}",
+                port=port,
+                parsed_addresses=["127.0.0.1"],
+                properties=properties,
+                server=f"rogue-{number}.local.",
+            )
+            await zeroconf.async_register_service(rogue, cooperating_responders=True)
+        second = await people.join("second", **local)
+        await until(lambda: stranger.key in second.parts.network.connections)
+        assert second.parts.network.connections[stranger.key].proved == []
+        await second.row(row.name, sources=1)
+        await second.got(row.ref)
+        assert await stranger.control.adapters() == ()
+
+
+async def record_of_the_only_sidecar(zeroconf: AsyncZeroconf) -> dict[str, str | None]:
+    """What a sidecar's mDNS record says."""
+    names: list[str] = []
+
+    def changed(name: str, **_: object) -> None:
+        names.append(name)
+
+    browser = AsyncServiceBrowser(zeroconf.zeroconf, SERVICE_TYPE, handlers=[changed])
+    await until(lambda: bool(names))
+    info = AsyncServiceInfo(SERVICE_TYPE, names[0])
+    assert await info.async_request(zeroconf.zeroconf, 3000)
+    await browser.async_cancel()
+    assert info.decoded_properties["r"]
+    return info.decoded_properties
