@@ -25,13 +25,13 @@ from tests.support.processes import Sidecar, standin
 CASE = "ollaswarm get"
 
 
-def _adapter(folder: Path, mib: int) -> Path:
+def adapter_of(folder: Path, mib: int) -> Path:
     """A real adapter GGUF of that size: padding after the tensors, as readers allow."""
     make_fixtures(folder, Options(pad_to=mib * MIB))
     return folder / "adapter.gguf"
 
 
-async def _load_base(url: str, base: Path) -> None:
+async def load_base(url: str, base: Path) -> None:
     async with OllamaClient(url) as client:
         digest = hash_file(base)
         await client.push_blob(digest, base, base.stat().st_size)
@@ -43,7 +43,7 @@ class Pair:
 
     def __init__(self, folder: Path, adapter: Path, base: Path, stack: ExitStack) -> None:
         url = stack.enter_context(standin(folder / "store"))
-        anyio.run(_load_base, url, base)
+        anyio.run(load_base, url, base)
         self.giver = stack.enter_context(Sidecar(folder / "giver", url, folder / "store"))
         self.taker = stack.enter_context(Sidecar(folder / "taker", url, folder / "store", peers=[self.giver.listening]))
         code = self.giver.ok("room", "create", "bench", "--json").json["code"]
@@ -77,8 +77,8 @@ class Pair:
 def run(folder: Path, mib: int, rounds: int) -> list[Row]:
     """All cases, interleaved."""
     made = folder / f"files-{mib}"
-    adapter = _adapter(made, mib)
-    small = _small_base(folder)
+    adapter = adapter_of(made, mib)
+    small = small_base(folder)
     rows = {case: Row(case) for case in [*by_hand.available(), CASE]}
     with ExitStack() as stack:
         pair = Pair(folder / f"pair-{mib}", adapter, small, stack)
@@ -90,6 +90,6 @@ def run(folder: Path, mib: int, rounds: int) -> list[Row]:
     return list(rows.values())
 
 
-def _small_base(folder: Path) -> Path:
+def small_base(folder: Path) -> Path:
     make_fixtures(folder / "base", Options())
     return folder / "base" / "base.gguf"

@@ -5,6 +5,7 @@ make bench ARGS=get                          get beside scp and rsync: 64 MiB an
 make bench ARGS="get --mib 1024 --rounds 5"
 make bench ARGS=latency                      adapter appears in a store -> entry:added at the peer, 20 times
 make bench ARGS=sync                         share -> installed at the peer by a rule of auto-sync, 20 times
+make bench ARGS=sources                      one blob from 1, 2 and 4 sources capped at 20 MB/s, from liars and stalled ones too: 1 GiB
 make bench ARGS=scan                         a store with 1,000 models: first scan, idle cost, memory
 make bench ARGS=room                         what a room costs by entries and members: to join, and idle (Linux, root)
 make bench ARGS="room --members 10 --entries 100 --idle 1200"
@@ -28,7 +29,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bench import flood, get, hyperswarm, hyperswarm_connections, latency, room, scan, sync
+from bench import flood, get, hyperswarm, hyperswarm_connections, latency, room, scan, sources, sync
 from bench.common import table
 from tests.natlab.namespaces import why_not
 
@@ -39,6 +40,7 @@ CASES = [
     "get",
     "latency",
     "sync",
+    "sources",
     "scan",
     "room",
     "hyperswarm",
@@ -52,7 +54,9 @@ CASES = [
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", default=["get", "hyperswarm"], metavar="CASE", help=" ".join(CASES))
-    parser.add_argument("--mib", type=int, nargs="+", help="sizes (get: 64 1024 4096, hyperswarm: 1024, -line: 64)")
+    parser.add_argument(
+        "--mib", type=int, nargs="+", help="sizes (get: 64 1024 4096, sources, hyperswarm: 1024, -line: 64)"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="rounds; get above 1 GiB has one")
     parser.add_argument("--times", type=int, default=20, help="latency, sync: adapters; hyperswarm-connect: joins")
     parser.add_argument("--models", type=int, default=1000, help="scan: models in the store")
@@ -62,7 +66,9 @@ def main() -> None:
     parser.add_argument("--members", type=int, nargs="+", help="room: other members (2 10 50)")
     parser.add_argument("--entries", type=int, nargs="+", help="room: entries (10 100 1000)")
     parser.add_argument("--connections", type=int, default=1000, help="hyperswarm-idle: how many")
-    parser.add_argument("--only", nargs="+", metavar="CASE", help='hyperswarm: for instance "py to py" "js to js"')
+    parser.add_argument(
+        "--only", nargs="+", metavar="CASE", help='hyperswarm, sources: for instance "py to py", "4 sources"'
+    )
     parser.add_argument("--hash", action="store_true", help="hyperswarm: both ends hash what they send and receive")
     args = parser.parse_args()
     print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}", flush=True)
@@ -83,6 +89,10 @@ def _ollaswarm(case: str, scratch: Path, args: argparse.Namespace) -> None:
         latency.run(args.times)
     elif case == "sync":
         print(sync.run(scratch, args.times))
+    elif case == "sources":
+        for mib in args.mib or [1024]:
+            title = f"{mib} MiB, {args.rounds} rounds"
+            print(f"\n### {title}\n\n{sources.run(scratch, mib, args.rounds, args.only)}", flush=True)
     elif case == "scan":
         print(scan.run(scratch, args.models, args.idle))
     elif case == "room":
