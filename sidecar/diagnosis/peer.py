@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
     from .facts import MachineFacts, MeetingFacts, PeerFacts
 
-# Of what is no fault of this machine, what may be the reason all the same.
-WORTH_SAYING = frozenset({"vpn", "many-routes", "dht-off", "dht-unused", "mdns-off"})
+# Of what is no fault of this machine, what may be the reason all the same; the second lot only where nothing was dialled.
+WAYS_OUT = frozenset({"vpn", "many-routes"})
+NOT_USED = frozenset({"dht-off", "dht-unused", "mdns-off"})
 ROADS = {
     "lan": "over the local network",
     "direct": "directly over the internet",
@@ -40,7 +41,8 @@ def diagnose_peer(machine: MachineFacts, peer: PeerFacts) -> tuple[Finding, ...]
         found += _met(peer.meeting)
     if not found:
         found.append(_not_tried(peer))
-    found += [each for each in diagnose_machine(machine) if each.level != "ok" or each.kind in WORTH_SAYING]
+    worth_saying = WAYS_OUT if peer.dial is not None else WAYS_OUT | NOT_USED
+    found += [each for each in diagnose_machine(machine) if each.level != "ok" or each.kind in worth_saying]
     return worst_first(found)
 
 

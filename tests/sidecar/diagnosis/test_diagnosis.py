@@ -218,6 +218,9 @@ def test_a_relay_that_is_known_by_now_is_named() -> None:
 
 def test_a_dht_that_is_not_used_may_be_the_reason() -> None:
     assert "dht-unused" in kinds(diagnose_peer(replace(WELL, dht=DhtFacts(wanted=False)), PEER))
+    quiet = replace(WELL, lan=LanFacts(mdns_enabled=False))
+    assert "mdns-off" in kinds(diagnose_peer(quiet, PEER))
+    assert kinds(diagnose_peer(quiet, replace(PEER, dial=DialFacts("silent")))) == ["stale-announce"]
 
 
 def test_every_kind_of_dial_is_explained() -> None:
