@@ -112,6 +112,19 @@ async def test_what_ollama_has_already_is_not_fetched_and_a_third_gets_it_from_b
         assert _layers(third, MODEL) == _layers(second, MODEL)
 
 
+async def test_a_model_of_which_ollama_had_a_text_is_provided_with_all_its_parts(tmp_path: Path, files: Path) -> None:
+    async with team(tmp_path, files) as people:
+        first, second = await two(people, files)
+        second.ollama.store.add_blob(TEMPLATE.encode(), MediaType.TEMPLATE)
+        await first.share(BASE, model=True)
+        await second.row(MODEL, sources=1)
+        await second.got(MODEL, accept_suggestions=True)
+        third = await people.join("third", ollama=await people.ollama("third", base=False))
+        await third.row(MODEL, sources=2)
+        await first.control.leave_room("team")
+        await third.got(MODEL, accept_suggestions=True)
+
+
 async def test_rules_leave_models_alone_until_they_say_models(tmp_path: Path, files: Path) -> None:
     async with team(tmp_path, files) as people:
         first, second = await two(people, files)
@@ -251,6 +264,23 @@ async def test_t04_what_was_agreed_to_is_what_is_installed(tmp_path: Path, files
             await second.get(looked_at, accept_suggestions=True)
 
 
+async def test_without_a_readable_store_a_model_is_got_but_not_shared(tmp_path: Path, files: Path) -> None:
+    async with team(tmp_path, files) as people:
+        first = await people.join("first")
+        await make_model(first.ollama.url, files)
+        ollama = await people.ollama("second", base=False, adapters="refuse")
+        second = await people.join("second", ollama=ollama, store=tmp_path / "not-the-store")
+        await first.share(BASE, model=True)
+        await second.row(MODEL, sources=1)
+        before = contents(second.store)
+        await second.got(MODEL, accept_suggestions=True)
+        assert _layers(second, MODEL) == _layers(first, BASE)
+        with pytest.raises(SidecarError, match="not readable"):
+            await second.share(MODEL, model=True)
+        await second.control.uninstall(MODEL)
+        assert contents(second.store) == before
+
+
 async def test_verify_knows_the_file_of_an_offered_model(tmp_path: Path, files: Path) -> None:
     async with team(tmp_path, files) as people:
         first, _ = await two(people, files)
@@ -324,6 +354,8 @@ async def test_a_cancelled_model_goes_on_where_it_was(tmp_path: Path, files: Pat
         done = await second.got(MODEL, accept_suggestions=True)
         assert done.result is not None
         assert done.result.fetched_bytes <= row.size - some + CHUNK_BYTES
+        size = row.size
+        await second.happened(TransferProgress, lambda event: (event.stage, event.done_bytes) == ("fetch", size))
 
 
 async def test_a_model_does_not_go_into_a_bundle(tmp_path: Path, files: Path) -> None:
