@@ -124,6 +124,21 @@ class _Attachment:
     sources: dict[RoomLink, LinkSource] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _News:
+    """A change of a catalogue that a room is told of."""
+
+    place: Placement
+    statement: Statement
+    held: bool
+    origin: RoomLink | None = None
+    """Who told us. It need not be told that we know it too, unless we hold the blobs."""
+
+    @property
+    def offer(self) -> Offer:
+        return Offer(self.statement.short_id, self.held)
+
+
 class RoomNetwork:
     """See the module docstring. One per daemon; everything runs in the event loop's thread."""
 
@@ -279,15 +294,16 @@ class RoomNetwork:
     async def publish(self, room_id: bytes, statement: Statement, *, held: bool) -> Outcome:
         """Put a statement of our own into a room and tell everybody there."""
         outcome = await self._statements.place_own(room_id, statement, held=held)
-        self._tell(outcome, held=held, own=True)
+        for place in outcome.placements:
+            self._push(place.room_id, statement)
+        self._tell([_News(place, statement, held) for place in outcome.placements])
         self._emit_counts([outcome])
         return outcome
 
     async def set_held(self, digest: Digest, held: bool) -> None:
         """We hold a blob whole now, or no longer; rooms are told."""
         changed = await self._statements.set_held(digest, held)
-        for place, entry in changed:
-            self._offer(place, entry, held=held, skip=None)
+        self._offer([_News(place, entry, held) for place, entry in changed])
         self.holdings_changed(digest)
 
     def _blob_withdrawn(self, digest: Digest, reason: str) -> None:
@@ -527,8 +543,13 @@ class RoomNetwork:
         link.session.refuse_entries(gone)
 
     def _placed(self, placed: list[Placed]) -> None:
-        for each in placed:
-            self._tell(each.outcome, held=each.held, own=False, origin=each.origin)
+        self._tell(
+            [
+                _News(place, each.outcome.statement, each.held, each.origin)
+                for each in placed
+                for place in each.outcome.placements
+            ]
+        )
         self._emit_counts(each.outcome for each in placed)
 
     def _forged(self, link: RoomLink) -> None:
@@ -537,13 +558,10 @@ class RoomNetwork:
         if connection.bad_statements >= MAX_BAD_STATEMENTS and self._tasks is not None:
             self._tasks.start_soon(connection.close, "the peer sends forged entries")
 
-    def _tell(self, outcome: Outcome, *, held: bool, own: bool, origin: RoomLink | None = None) -> None:
-        statement = outcome.statement
-        for place in outcome.placements:
-            if own:
-                self._push(place.room_id, statement)
-            self._offer(place, statement, held=held, skip=origin)
-            self._emit_placed(place.room_id, statement)
+    def _tell(self, news: Sequence[_News]) -> None:
+        self._offer(news)
+        for each in news:
+            self._emit_placed(each.place.room_id, each.statement)
 
     def _push(self, room_id: bytes, statement: Statement) -> None:
         """Our own new statement goes out at once, without waiting to be wanted."""
@@ -551,11 +569,19 @@ class RoomNetwork:
             if link.session.pushes:
                 link.session.send_entries([statement])
 
-    def _offer(self, place: Placement, statement: Statement, *, held: bool, skip: RoomLink | None) -> None:
-        epoch, _ = self._catalogue.position(place.room_id)
-        for link in self.links(place.room_id):
-            if link is not skip or held:
-                link.session.offer(epoch, place.sequence, [Offer(statement.short_id, held)])
+    def _offer(self, news: Sequence[_News]) -> None:
+        """Many in one message: a newcomer that takes a room in passes on each entry to each of the others."""
+        for start in range(0, len(news), MAX_OFFERS):
+            part = news[start : start + MAX_OFFERS]
+            for room_id in {each.place.room_id for each in part}:
+                self._offer_in(room_id, [each for each in part if each.place.room_id == room_id])
+
+    def _offer_in(self, room_id: bytes, news: Sequence[_News]) -> None:
+        epoch, _ = self._catalogue.position(room_id)
+        last = max(each.place.sequence for each in news)
+        for link in self.links(room_id):
+            if offers := [each.offer for each in news if each.held or each.origin is not link]:
+                link.session.offer(epoch, last, offers)
             link.flush()
 
     def _emit_placed(self, room_id: bytes, statement: Statement) -> None:
