@@ -193,6 +193,7 @@ class ConnectionFacts:
         return RoomFacts(
             label=room.label,
             on_internet=room.is_internet,
+            members_relay=room.is_private,
             announced=status is not None and status.is_server and status.succeeded,
             walking=status is not None and status.refreshing,
             walks=0 if status is None else status.walks,
@@ -238,6 +239,7 @@ class ConnectionFacts:
             blocked=self._parts.keyring.standing(key) is Standing.BLOCKED,
             seen_in=self._seen_in(key),
             remembered_s=self._remembered(key),
+            members_relay=self._members_relay(key),
             relay_known=network.acquaintances.introductions.relay_for(key) is not None,
             dialling=dialled is not None and dialled.state is ConnectionState.DIALLING,
             dial=self._dial(key),
@@ -263,6 +265,11 @@ class ConnectionFacts:
         rooms = self._network.rooms.values()
         states = ((room, self._status(room)) for room in rooms)
         return tuple(sorted(room.label for room, status in states if status is not None and key in status.peers))
+
+    def _members_relay(self, key: bytes) -> bool:
+        states = ((room.is_private, self._status(room)) for room in self._network.rooms.values())
+        seen_in = [is_private for is_private, status in states if status is not None and key in status.peers]
+        return any(seen_in) or not seen_in
 
     def _remembered(self, key: bytes) -> float | None:
         rows = (row for room_id in self._network.rooms for row in self._network.acquaintances.members.of(room_id))

@@ -18,22 +18,24 @@ NAT_WORDS: dict[NatKind, str] = {
     "random": "a router with another port for every destination",
     "unknown": "a router of unknown kind",
 }
+RELAY_NEXT = "Have a third member of the room online that both reach: it relays."
+NO_RELAY_NEXT = "Nobody relays in a room that anybody may enter: meet in a private one, with a third member that both reach."
 PORT_NEXT = "Or forward a UDP port to one of the two, or put both into one network."
 
 
-def explain_dial(dial: DialFacts, who: str) -> Finding:
-    """The finding of a dial that failed. `who` begins the sentence: `The peer`, `2 peers`."""
+def explain_dial(dial: DialFacts, who: str, *, members_relay: bool = True) -> Finding:
+    """The finding of a dial that failed. `who` begins the sentence: `The peer`, `Each of 2 peers`."""
     explain = EXPLANATIONS.get(dial.kind)
     if explain is not None:
         kind, what, cause, step, certain = explain
         return finding(kind, "warn", f"{who} {what}", cause, step, "certain" if certain else "likely")
     if dial.kind in ("holepunch", "double-random"):
-        return _punching(dial, who)
+        return _punching(dial, who, RELAY_NEXT if members_relay else NO_RELAY_NEXT)
     cause = dial.detail.rstrip(".") or "The dial failed"
     return finding("dial-failed", "warn", f"{who} could not be reached.", f"{cause}.", "Try again.", "possible")
 
 
-def _punching(dial: DialFacts, who: str) -> Finding:
+def _punching(dial: DialFacts, who: str, relay_step: str) -> Finding:
     """Both NATs are in the way, and it depends on their kinds what helps."""
     ours, theirs = NAT_WORDS[dial.local_nat], NAT_WORDS[dial.remote_nat]
     sides = f"Here is {ours}; there is {theirs}."
@@ -42,14 +44,14 @@ def _punching(dial: DialFacts, who: str) -> Finding:
             return explain_dial(replace(dial, kind="relay"), who)
         what = "can only be reached through a relay."
         cause = "Both routers use another port for every destination, so neither side can tell where to send."
-        step = f"Have a third member of the room online that both reach: it relays. {PORT_NEXT}"
+        step = f"{relay_step} {PORT_NEXT}"
         return finding("needs-relay", "warn", f"{who} {what}", cause, step)
     if "unknown" in (dial.local_nat, dial.remote_nat):
         cause = f"No packet got through; one side could not find out which router it is behind. {sides}"
         step = "Try again soon. If it stays so, a firewall may be dropping UDP on that side."
         return finding("holepunch-unknown", "warn", f"{who} cannot be reached yet.", cause, step, "likely")
     cause = f"No packet got through the routers. {sides} A firewall may stop UDP on one side."
-    step = f"Try again, or have a member online that both reach. {PORT_NEXT}"
+    step = f"Try again. {relay_step} {PORT_NEXT}"
     return finding(
         "holepunch-failed", "warn", f"{who} could not be reached through the routers.", cause, step, "likely"
     )

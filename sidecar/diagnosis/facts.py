@@ -129,6 +129,8 @@ class RoomFacts:
     label: str
     on_internet: bool
     """Whether its members look for each other in the DHT, as all but those of the local room do."""
+    members_relay: bool = True
+    """Whether members relay for each other there, as in private rooms; anybody may enter the general one."""
     announced: bool = False
     walking: bool = False
     """A walk through the DHT is under way."""
@@ -189,6 +191,8 @@ class PeerFacts:
     """Labels of the rooms in whose topic it is announced."""
     remembered_s: float | None = None
     """Since it was last met in a room, if that is remembered."""
+    members_relay: bool = True
+    """False if it is only known from rooms in which nobody relays."""
     relay_known: bool = False
     """A member told that it relays, and reaches this peer."""
     dialling: bool = False

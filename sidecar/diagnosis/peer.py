@@ -33,7 +33,7 @@ def diagnose_peer(machine: MachineFacts, peer: PeerFacts) -> tuple[Finding, ...]
         return worst_first(_standing(peer))
     found = _in_the_way(machine, peer)
     if peer.dial is not None and not peer.blocked:
-        found.append(explained := explain_dial(peer.dial, "The peer"))
+        found.append(explained := explain_dial(peer.dial, "The peer", members_relay=peer.members_relay))
         if explained.kind == "needs-relay" and peer.relay_known:
             what, cause = "A member that relays is known by now.", "The next dial goes through it."
             found.append(finding("waiting", "warn", what, cause, "Ask again, or add --dial."))

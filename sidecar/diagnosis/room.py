@@ -72,7 +72,7 @@ def _alone_on_lan(machine: MachineFacts) -> Finding:
 
 
 def _found_but_not_connected(machine: MachineFacts, room: RoomFacts) -> list[Finding]:
-    found = [_explain_group(dials) for dials in _by_kind(room.failed)]
+    found = [_explain_group(dials, room) for dials in _by_kind(room.failed)]
     if room.unproved:
         what = f"{plural(room.unproved, 'peer')} connected, and proved no room."
         cause = "It knows the room's topic but not its code, or is another program."
@@ -98,6 +98,6 @@ def _by_kind(dials: tuple[DialFacts, ...]) -> list[list[DialFacts]]:
     return list(groups.values())
 
 
-def _explain_group(dials: list[DialFacts]) -> Finding:
+def _explain_group(dials: list[DialFacts], room: RoomFacts) -> Finding:
     who = "One of the peers found" if len(dials) == 1 else f"Each of {len(dials)} peers found"
-    return explain_dial(dials[0], who)
+    return explain_dial(dials[0], who, members_relay=room.members_relay)

@@ -209,6 +209,15 @@ def test_a_machine_that_is_cut_off_explains_it_before_the_peer_does() -> None:
     assert kinds(found) == ["dht-silent", "unknown-peer"]
 
 
+def test_where_nobody_relays_a_private_room_is_the_next_step() -> None:
+    dial = DialFacts("double-random", "random", "random")
+    peer = diagnose_peer(WELL, replace(PEER, dial=dial, members_relay=False))[0]
+    room = diagnose_room(LONELY, replace(ROOM, seen=1, failed=(dial,), members_relay=False))[0]
+    for found in (peer, room):
+        assert found.kind == "needs-relay"
+        assert "meet in a private one" in found.next
+
+
 def test_a_relay_that_is_known_by_now_is_named() -> None:
     dial = DialFacts("double-random", "random", "random")
     found = diagnose_peer(WELL, replace(PEER, dial=dial, relay_known=True))
