@@ -38,13 +38,14 @@ class RealOllama:
 
 
 @asynccontextmanager
-async def real_ollama(files: Path, folder: Path) -> AsyncIterator[RealOllama]:
-    """The server, with the base model in it; what a test adds is removed at the end."""
+async def real_ollama(files: Path, folder: Path, *, base: bool = True) -> AsyncIterator[RealOllama]:
+    """The server, with the base model in it unless not wanted; what a test adds is removed at the end."""
     assert REAL_URL is not None
     assert REAL_STORE is not None
     async with OllamaClient(REAL_URL) as client:
         before = {model.name for model in await client.tags()}
-        await _pull_base(client, files / "base.gguf", folder)
+        if base:
+            await _pull_base(client, files / "base.gguf", folder)
         try:
             yield RealOllama(REAL_URL, RealStore(Path(REAL_STORE)))
         finally:

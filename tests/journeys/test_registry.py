@@ -11,21 +11,26 @@ import httpx
 import pytest
 
 from hyperdht import KeyPair
+from ollama_bridge.adapters.gguf import read_gguf
 from ollama_bridge.client import OllamaClient
 from ollama_bridge.digests import Digest
 from ollama_bridge.errors import OllamaRejected
 from ollama_bridge.names import ModelName
+from ollama_bridge.store import Store
 from sidecar.catalogue.entry import build_entry, sign_entry
 from sidecar.events import (
     AdapterAppeared,
     InstallComplete,
+    InstallFailed,
     RegistryRefused,
     TransferFailed,
     TransferProgress,
 )
+from sidecar.transfer.chunks import ChunkTable
 from tests.journeys.inside import IN_PROCESS, Node, Team, running, team, until
 from tests.journeys.liar import Lies, liar
-from tests.journeys.ollama import BASE, contents, listed, make_adapter
+from tests.journeys.models import make_model
+from tests.journeys.ollama import BASE, contents, listed, make_adapter, make_base
 from tests.journeys.real import REAL_URL, real_ollama
 from tests.journeys.test_liars import ZEROS, room_key, table_of
 from tests.support.processes import free_port
@@ -39,6 +44,7 @@ if TYPE_CHECKING:
 pytestmark = IN_PROCESS
 
 PART_BYTES = 1 << 20
+NOT_A_NUMBER = b"\x00\x00\xc0\x7f"
 SLOWLY = "5MB"
 """Bytes a second that a publisher gives, so that 12 MiB leave time to do something in between."""
 
@@ -74,10 +80,11 @@ async def push(node: Node, name: str) -> None:
         await client.push(ModelName.parse(name), insecure=True)
 
 
-async def pulling_ollama(people: Team, name: str, **options: Any) -> StandIn:
+async def pulling_ollama(people: Team, name: str, *, base: bool = True, **options: Any) -> StandIn:
     if REAL_URL:
-        return cast("StandIn", await people.exits.enter_async_context(real_ollama(people.files, people.folder)))
-    return await people.ollama(name, part_bytes=PART_BYTES, **options)
+        real = real_ollama(people.files, people.folder, base=base)
+        return cast("StandIn", await people.exits.enter_async_context(real))
+    return await people.ollama(name, base=base, part_bytes=PART_BYTES, **options)
 
 
 async def puller(people: Team, name: str = "second", **options: Any) -> Node:
@@ -104,6 +111,12 @@ async def stay(
         await people.enter(node)
         task_status.started(node)
         await leave.wait()
+
+
+def contents_of(node: Node, name: str) -> list[tuple[str, str]]:
+    """Media types and digests of a model, in order."""
+    manifest = Store(node.store).read_manifest(ModelName.parse(name))
+    return [(layer.media_type, str(layer.digest)) for layer in manifest.layers]
 
 
 def in_ollama(node: Node, row: AdapterRow) -> bool:
@@ -329,6 +342,35 @@ class TestRefusals:
             assert not (second.store / "blobs" / f"sha256-{'d' * 64}").exists()
             assert not any("boast" in name for name in await listed(second.ollama.url))
 
+    async def test_t02_what_only_the_whole_file_shows_is_found_before_ollama_has_it(
+        self, tmp_path: Path, big_files: Path
+    ) -> None:
+        """Header, digest and chunks are as signed; the numbers are none."""
+        key = KeyPair.generate()
+        path = tmp_path / "nan.gguf"
+        honest_bytes = (big_files / "adapter.gguf").read_bytes()
+        with (big_files / "adapter.gguf").open("rb") as file:
+            start = read_gguf(file).data_offset
+        path.write_bytes(honest_bytes[:start] + NOT_A_NUMBER * ((len(honest_bytes) - start) // 4))
+        digest, hashes = await table_of(path)
+        async with team(tmp_path, big_files) as people:
+            _, second, row, info = await two(people)
+            honest = second.parts.catalogue.resolve(row.ref).entry
+            blob = replace(
+                honest.blob, digest=str(digest), chunks=ChunkTable(hashes).root_hex, size=path.stat().st_size
+            )
+            wrong = replace(honest, name="noise", blobs=(blob,))
+            async with liar(
+                second.address, room_key(second), blob=path.read_bytes(), hashes=hashes, key_pair=key
+            ) as member:
+                await member.say(sign_entry(build_entry(wrong), key))
+                await second.row("noise", sources=1)
+                await refused_pull(second, f"{info.prefix}team.noise")
+                failed = await second.happened(InstallFailed)
+                assert failed.code == "claim-mismatch"
+                assert "finite" in await refused_pull(second, f"{info.prefix}team.noise"), "now that it is here"
+            assert not (second.store / "blobs" / digest.file_name).exists()
+
     async def test_t10_a_name_of_two_publishers_is_pulled_with_the_publisher(self, tmp_path: Path, files: Path) -> None:
         async with team(tmp_path, files) as people:
             first, second, row, info = await two(people)
@@ -342,6 +384,55 @@ class TestRefusals:
             }
             await pull(second, f"{info.prefix}team.{first.key.hex()[:12]}.sql-lora")
             assert in_ollama(second, row)
+
+
+class TestModels:
+    async def test_a_base_comes_from_a_peer_and_then_the_adapter_for_it(self, tmp_path: Path, files: Path) -> None:
+        async with team(tmp_path, files) as people:
+            first = await people.join("first")
+            await make_model(first.ollama.url, files)
+            await make_adapter(first.ollama.url, files, "sql-lora")
+            await first.share("sql-lora")
+            await first.share(BASE, model=True)
+            ollama = await pulling_ollama(people, "second", base=False)
+            second = await people.join("second", ollama=ollama, registry_port=0)
+            for name in ("sql-lora", BASE):
+                await second.row(name, sources=1)
+            info = await switched_on(second)
+            assert "--models" in await refused_pull(second, f"{info.prefix}team.{BASE}")
+            assert len((await second.control.registry(entries=True)).entries) == 1
+            assert (await switched_on(second, models=True)).models
+            await pull(second, f"{info.prefix}team.{BASE}")
+            await second.happened(InstallComplete)
+            assert contents_of(second, f"{info.prefix}team.{BASE}") == contents_of(first, BASE)
+            await pull(second, f"{info.prefix}team.sql-lora")
+            await second.happened(InstallComplete, lambda event: event.installed_as.endswith("sql-lora:latest"))
+            for name in ("sql-lora", BASE):
+                assert (await second.control.uninstall(f"{info.prefix}team.{name}")).removed
+            assert not any(info.secret in name for name in await listed(second.ollama.url))
+
+    async def test_t05_a_model_that_is_not_what_was_signed_is_refused(self, tmp_path: Path, files: Path) -> None:
+        key = KeyPair.generate()
+        async with team(tmp_path, files) as people:
+            first = await people.join("first")
+            await make_base(first.ollama.url, files)
+            honest = await first.share(BASE, model=True)
+            ollama = await people.ollama("second", base=False)
+            second = await people.join("second", ollama=ollama, registry_port=0)
+            await second.row(BASE, sources=1)
+            info = await switched_on(second, models=True)
+            entry = second.parts.catalogue.resolve(honest.ref).entry
+            assert entry.model is not None
+            wrong = replace(entry, name="bigger", model=replace(entry.model, parameters=70_000_000_000))
+            path = files / "base.gguf"
+            _, hashes = await table_of(path)
+            async with liar(
+                second.address, room_key(second), blob=path.read_bytes(), hashes=hashes, key_pair=key
+            ) as member:
+                await member.say(sign_entry(build_entry(wrong), key))
+                await second.row("bigger", sources=1)
+                assert "parameters 70000000000" in await refused_pull(second, f"{info.prefix}team.bigger")
+            assert not await listed(second.ollama.url)
 
 
 class TestT24:
@@ -484,6 +575,12 @@ class TestPush:
             async with OllamaClient(stranger.url) as client:
                 with pytest.raises(OllamaRejected, match="only from the Ollama"):
                     await client.push(ModelName.parse(f"{info.prefix}team.theirs"), insecure=True)
+            await make_adapter(second.ollama.url, files, "same-file")
+            await make_adapter(second.ollama.url, files, f"{info.prefix}team.theirs", "adapter_b.gguf")
+            async with OllamaClient(stranger.url) as client:
+                with pytest.raises(OllamaRejected, match="only from the Ollama"):
+                    await client.push(ModelName.parse(f"{info.prefix}team.theirs"), insecure=True)
+            assert await second.control.adapters() == (), "and not another one that has its name here"
             await make_adapter(second.ollama.url, files, f"{info.prefix}team.mine")
             await switched_on(second, push=False)
             with pytest.raises(OllamaRejected, match="switched off"):
