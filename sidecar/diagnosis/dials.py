@@ -19,7 +19,9 @@ NAT_WORDS: dict[NatKind, str] = {
     "unknown": "a router of unknown kind",
 }
 RELAY_NEXT = "Have a third member of the room online that both reach: it relays."
-NO_RELAY_NEXT = "Nobody relays in a room that anybody may enter: meet in a private one, with a third member that both reach."
+NO_RELAY_NEXT = (
+    "Nobody relays in a room that anybody may enter: meet in a private one, with a third member that both reach."
+)
 PORT_NEXT = "Or forward a UDP port to one of the two, or put both into one network."
 
 
