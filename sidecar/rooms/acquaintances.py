@@ -54,6 +54,8 @@ class Acquaintances:
         self.members = Members(journal, wall_clock=wall_clock)
         self.introductions = Introductions(randomness=chance, is_internet=is_internet, is_private=is_private)
         self.plan = DialPlan(randomness=chance, may_dial=self._may_dial, is_welcome=self._is_welcome)
+        self.online = False
+        """Whether the DHT answers, so that dials may succeed."""
         self._keyring = keyring
         self._is_internet = is_internet
         self._is_private = is_private
@@ -139,7 +141,7 @@ class Acquaintances:
         self._wake.set()
 
     def _may_dial(self) -> bool:
-        return self._connections() + len(self.plan.dialling) < self._places
+        return self.online and self._connections() + len(self.plan.dialling) < self._places
 
     def _is_welcome(self, key: bytes) -> bool:
         return self._keyring.standing(key) is not Standing.BLOCKED

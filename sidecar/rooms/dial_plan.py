@@ -111,6 +111,12 @@ class DialPlan:
             del self.dialling[key]
             self._candidates[key].due = now
 
+    def hasten(self, now: float) -> None:
+        """There is a network again, or another one: what failed before may work now."""
+        for candidate in self._candidates.values():
+            if candidate.due > now + SOON_S and candidate.key not in self._connected | self.dialling.keys():
+                candidate.due = now + SOON_S * self._randomness.random()
+
     def leave(self, room_id: bytes) -> None:
         """We left a room: whom we know from there alone is not dialled any more."""
         for candidate in tuple(self._candidates.values()):

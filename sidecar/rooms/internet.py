@@ -201,7 +201,7 @@ class InternetRooms:
             self._relay = MemberRelay(node, self._relay_key_pair, self._acquaintances)
             tasks.start_soon(self._take_connections, swarm, tasks)
             tasks.start_soon(self._relay.run)
-            tasks.start_soon(MemberDialing(swarm, self._acquaintances).run)
+            tasks.start_soon(MemberDialing(node, swarm, self._acquaintances).run)
             while topics := self._topics():
                 for topic in topics.difference(swarm.topics):
                     await swarm.join(topic)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 if TYPE_CHECKING:
-    from hyperdht import Hyperswarm
+    from hyperdht import HyperDHT, Hyperswarm
 
     from .acquaintances import Acquaintances
 
@@ -19,7 +19,8 @@ class MemberDialing:
     """One per swarm. A peer is asked of the swarm only while it is dialled: the more it is asked for by key, the fewer places
     it leaves for those that it finds in topics."""
 
-    def __init__(self, swarm: Hyperswarm, acquaintances: Acquaintances) -> None:
+    def __init__(self, node: HyperDHT, swarm: Hyperswarm, acquaintances: Acquaintances) -> None:
+        self._node = node
         self._swarm = swarm
         self._acquaintances = acquaintances
         self._plan = acquaintances.plan
@@ -27,6 +28,7 @@ class MemberDialing:
 
     async def run(self) -> None:
         """Dial until cancelled."""
+        forget_callback = self._node.on_network_change(self._network_changed)
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._watch)
@@ -35,6 +37,8 @@ class MemberDialing:
                     with anyio.CancelScope(deadline=self._plan.next_timer()):
                         await self._acquaintances.woken()
         finally:
+            forget_callback()
+            self._acquaintances.online = False
             self._plan.give_back(self._swarm.now())
 
     async def _watch(self) -> None:
@@ -43,7 +47,14 @@ class MemberDialing:
             async for _ in events:
                 self._acquaintances.wake()
 
+    def _network_changed(self) -> None:
+        self._plan.hasten(self._swarm.now())
+        self._acquaintances.wake()
+
     def _turn(self, now: float) -> None:
+        self._acquaintances.online = self._node.online
+        if not self._node.online:
+            self._plan.give_back(now)  # it is not the members' fault
         failed = [key for key, began in self._plan.dialling.items() if self._has_failed(key, began)]
         for key in {*failed, *self._plan.overdue(now)}:
             log.debug("member %s cannot be reached", key.hex()[:12])

@@ -116,6 +116,7 @@ async def test_after_a_restart_remembered_members_are_dialled_and_failures_count
     known.dial_failed(MEMBER)
     journal.save_members(known.members.of(PRIVATE))
     again = started(journal, keyring)
+    again.online = True
     await again.restore([PRIVATE])
     assert again.plan.take(FOREVER) == [MEMBER]
     again.dial_failed(MEMBER)

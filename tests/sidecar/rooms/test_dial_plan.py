@@ -91,6 +91,21 @@ def test_failures_wait_longer_and_longer_and_a_connection_forgives_them(planned:
     assert dial_plan.AGAIN_S <= plan.next_timer() - now <= 2 * dial_plan.AGAIN_S
 
 
+def test_with_a_network_again_nobody_waits_for_what_failed_without(planned: Planned) -> None:
+    plan, now = planned.plan, 10.0
+    for number in range(3):
+        plan.remember(ROOM, key(number), 0.0, failures=9)
+    plan.take(now)
+    plan.failed(key(0), now)
+    plan.connected(key(1))
+    assert plan.next_timer() == now + dial_plan.DIAL_S, "one is being dialled, one waits for an hour"
+    plan.hasten(now)
+    assert plan.next_timer() <= now + dial_plan.SOON_S
+    assert plan.take(now + dial_plan.SOON_S) == [key(0)]
+    plan.hasten(now)
+    assert plan.take(1e12) == []
+
+
 def test_failures_of_before_a_restart_count_when_it_fails_again(planned: Planned) -> None:
     planned.plan.remember(ROOM, key(1), 0.0, failures=4)
     assert planned.plan.take(99.0) == [key(1)]
