@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, get_args
 import anyio
 
 from sidecar.control_types import NatKind, Road
+from sidecar.diagnosis import LanOutcome
 
 if TYPE_CHECKING:
     from sidecar.parts import Parts
@@ -32,16 +33,17 @@ class ConnectionGauges:
 
     def update(self) -> None:
         """Once."""
-        metrics, facts, machine = self._parts.metrics, self._facts, self._facts.machine()
-        roads = facts.roads()
+        metrics, facts = self._parts.metrics, self._facts
+        dht, roads = facts.dht(), facts.roads()
         for road in get_args(Road):
             metrics.connections.labels(road).set(roads[road])
         for nat in get_args(NatKind):
-            metrics.nat.labels(nat).set(machine.dht.nat == nat)
-        metrics.dht_online.set(machine.dht.works)
+            metrics.nat.labels(nat).set(dht.nat == nat)
+        metrics.dht_online.set(dht.works)
         metrics.unproved.set(facts.unproved())
-        for outcome, count in machine.lan.dials.items():
-            metrics.lan_addresses.labels(outcome).set(count)
+        dials = facts.lan().dials
+        for outcome in get_args(LanOutcome):
+            metrics.lan_addresses.labels(outcome).set(dials.get(outcome, 0))
         for kind, total in (("opened", facts.dials_opened()), *facts.dials_failed().items()):
             metrics.dials.labels(kind).inc(self._news(kind, total))
         internet = facts.internet.info()

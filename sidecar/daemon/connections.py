@@ -95,10 +95,10 @@ class ConnectionFacts:
     # --- this machine
 
     def machine(self) -> MachineFacts:
-        """What is the same for all rooms and peers."""
+        """What is the same for all rooms and peers. Looks at every entry and every interface: for who asks now and then."""
         return MachineFacts(
-            dht=self._dht(),
-            lan=self._lan(),
+            dht=self.dht(),
+            lan=self.lan(),
             interfaces=self._look_around(),
             default_routes=self._count_routes(),
             clock=self._clock_facts(),
@@ -131,7 +131,8 @@ class ConnectionFacts:
         """Those that opened a connection."""
         return 0 if self.internet.swarm is None else self.internet.swarm.dials.opened
 
-    def _dht(self) -> DhtFacts:
+    def dht(self) -> DhtFacts:
+        """Our place in the DHT."""
         info, swarm = self.internet.info(), self.internet.swarm
         states = [] if swarm is None else [swarm.status(topic) for topic in swarm.topics]
         wanted = bool(self._parts.orch_mind.joined) or any(room.is_internet for room in self._network.rooms.values())
@@ -145,7 +146,8 @@ class ConnectionFacts:
             own_bootstrap=bool(self._parts.settings.bootstrap),
         )
 
-    def _lan(self) -> LanFacts:
+    def lan(self) -> LanFacts:
+        """The local network."""
         mdns = self._local_network.mdns_info()
         return LanFacts(
             mdns_enabled=mdns.enabled,

@@ -31,16 +31,16 @@ class Explainer:
 
     def overview(self) -> ConnectionsInfo:
         """Connections in numbers."""
-        facts, machine, internet = self._facts, self._facts.machine(), self._facts.internet.info()
+        facts, dht, internet = self._facts, self._facts.dht(), self._facts.internet.info()
         return ConnectionsInfo(
-            online=machine.dht.works,
-            nat=machine.dht.nat,
-            reachable=machine.dht.nat == "open",
+            online=dht.works,
+            nat=dht.nat,
+            reachable=dht.nat == "open",
             roads=only_positive(facts.roads()),
             unproved=facts.unproved(),
             dials_opened=facts.dials_opened(),
             dials_failed=only_positive(facts.dials_failed()),
-            lan_dials=only_positive(machine.lan.dials),
+            lan_dials=only_positive(facts.lan().dials),
             relaying=internet.relaying,
             relayed_pairs=internet.relayed_pairs,
         )
