@@ -190,3 +190,22 @@ async def test_status_and_metrics_count_by_road_and_kind_and_name_nobody(tmp_pat
         assert "ollaswarm_dht_online 1.0" in scraped
         for secret in (right.key.hex(), left.key.hex(), room.id, room.label, right.key.hex()[:12]):
             assert secret not in scraped
+
+
+async def test_a_clock_that_is_behind_shows_in_what_others_publish(tmp_path: Path, files: Path) -> None:
+    async with team(tmp_path, files) as members:
+        left, right = await members.join("left"), await members.join("right")
+        await members.publish(left)
+        await right.row("sql-lora")
+        behind = [0.0]
+        told = facts_of(right)
+        facts = connections.ConnectionFacts(
+            right.parts, told._local_network, told.internet, wall_clock=lambda: time.time() - behind[0]
+        )
+        assert facts.machine().clock == ClockFacts()
+        behind[0] = 7200.0
+        clock = facts.machine().clock
+        assert clock.publishers_ahead == 1
+        assert 7000 < clock.ahead_s <= 7200
+        assert 7100 < clock.set_back_s < 7300
+        assert told.machine().clock == ClockFacts()
