@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import anyio
@@ -11,6 +12,7 @@ from hyperdht import Hyperswarm, testnet
 from hyperdht.io.node import HyperDHT
 from sidecar.daemon import connections, explain
 from sidecar.daemon.connection_gauges import ConnectionGauges
+from sidecar.diagnosis import ClockFacts
 from tests.journeys.inside import IN_PROCESS, team, until
 from tests.journeys.test_internet_rooms import connected, over_dht
 
