@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         Diagnosis,
         DoctorLine,
         InstallResult,
+        RegistryInfo,
         RoomInfo,
         StatusInfo,
         TransferInfo,
@@ -185,6 +186,14 @@ class Sidecar:
     async def uninstall_adapter(self, name: str) -> UninstallResult:
         """Remove a model that `request_adapter` installed, and nothing else."""
         return await self.control.uninstall(name)
+
+    async def registry(self, *, entries: bool = False) -> RegistryInfo:
+        """The registry for `ollama pull`: whether it is on, its secret, and with `entries` what can be pulled."""
+        return await self.control.registry(entries=entries)
+
+    async def set_registry(self, *, on: bool, new_secret: bool = False) -> RegistryInfo:
+        """Switch it on or off, for good; off until then."""
+        return await self.control.set_registry(on=on, new_secret=new_secret)
 
     # --- state and events --------------------------------------------------------------------------------------------
 

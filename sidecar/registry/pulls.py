@@ -118,8 +118,8 @@ class Pulls:
                 pull = await self._prepare(self._names.find(name.model, name.tag), name, tag_known=False)
         if pull.size_of(digest) is None:
             raise NotFound(f"{name.model} has no blob {digest}.")
-        if pull.failure is not None:
-            if self._is_final(pull):
+        if pull.transfer is None:
+            if pull.failure is not None and self._is_final(pull):
                 raise pull.failure
             pull.begin(self._clock())
         self._start(pull)

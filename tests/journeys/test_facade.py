@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 pytestmark = IN_PROCESS
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "two_peers.py"
-HERE_ONLY: dict[str, Any] = {"listen": "127.0.0.1:0", "no_mdns": True, "no_dht": True}
+HERE_ONLY: dict[str, Any] = {"listen": "127.0.0.1:0", "no_mdns": True, "registry_port": 0, "no_dht": True}
 
 
 @dataclass
@@ -98,6 +98,9 @@ async def test_the_whole_journey(tmp_path: Path, files: Path) -> None:
             assert states[-1].result == result
             assert (await shown(sides.second_ollama.url, "mine")).adapter_blobs == (digest,)
             await sides.second.uninstall_adapter("mine")
+            assert not (await sides.second.registry(entries=True)).on
+            switched = await sides.second.set_registry(on=True)
+            assert switched.on
             assert contents(sides.second_ollama.store.root) == before
 
             sides.second.off("entry:added", heard.append)
