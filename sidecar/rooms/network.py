@@ -36,6 +36,7 @@ from .meetings import Meetings
 from .messages import MAX_OFFERS, GoodbyeReason, Offer
 from .peer import PeerConnection
 from .statements import Placed, Statements
+from .wants import Wants
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -192,6 +193,7 @@ class RoomNetwork:
         """Members of rooms on the internet, and whom to dial."""
         self.meetings = Meetings(clock)
         """Connections that are over."""
+        self._wants = Wants(links=self.links, missing=self._is_missing)
         self._attachments: list[_Attachment] = []
         self._failed_proofs: Counter[bytes] = Counter()
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -204,6 +206,7 @@ class RoomNetwork:
             self._tasks = tasks
             self._provider.withdrawn = self._blob_withdrawn
             tasks.start_soon(self._forget_expired)
+            tasks.start_soon(self._wants.run)
             tasks.start_soon(self.acquaintances.members.run)
             await self._statements.run(self._placed)
 
@@ -389,6 +392,7 @@ class RoomNetwork:
                     self._consider(attachment, other)
         if link.proved:
             link.proved = False
+            self._wants.lost(link)
             self.acquaintances.lost(link, gone=not self._is_member(link.peer_key))
             room = self.rooms.get(link.room_id)
             room_hex = link.room_id.hex()
@@ -410,7 +414,10 @@ class RoomNetwork:
             case events.EntriesWanted():
                 self._wanted(link, event)
             case events.EntriesReceived():
+                self._wants.arrived(link, (each.short_id for each in event.statements))
                 self._statements.add(link, event.statements)
+            case events.EntriesRefused():
+                self._wants.refused(link, event.short_id)
             case events.ProofFailed():
                 self._proof_failed(link)
             case events.ProtocolViolation():
@@ -513,6 +520,9 @@ class RoomNetwork:
         offers = [Offer(record.statement.short_id, record.held) for record in changes.records]
         link.session.answer_since(changes.epoch, changes.sequence, offers, more=changes.more)
 
+    def _is_missing(self, room_id: bytes, short_id: bytes) -> bool:
+        return room_id in self.rooms and self._catalogue.get(room_id, short_id) is None
+
     def _offered(self, link: RoomLink, event: events.OffersReceived) -> None:
         if len(link.offers) > MAX_OFFERED:
             link.connection.end_link(link, GoodbyeReason.OTHER, "the peer offered more than a room can hold")
@@ -522,7 +532,7 @@ class RoomNetwork:
             link.offers[offer.short_id] = offer.held
             if self._catalogue.get(link.room_id, offer.short_id) is None:
                 unknown.append(offer.short_id)
-        link.session.want(unknown)
+        self._wants.ask(link, unknown)
         offered = {offer.short_id for offer in event.offers}
         for attachment in self._attachments:
             if attachment.entry.short_id in offered:

@@ -136,6 +136,8 @@ class Statements:
     def _place(self, link: RoomLink, raw: RawStatement) -> Placed | None:
         if link.room_id not in self._catalogue.rooms():
             return None  # left meanwhile
+        if self._catalogue.get(link.room_id, raw.short_id) is not None:
+            return None  # another member was faster; the id stands for every byte of it, signature included
         try:
             statement = verify_statement(StatementKind(raw.kind), raw.raw, raw.publisher, raw.signature)
         except EntryKindUnknown as error:  # signed well: who forwards what newer versions make is no liar
