@@ -45,6 +45,8 @@ class Lies:
     """Chunks sent with request ids that nobody used."""
     index_shift: int = 0
     refuse_table: bool = False
+    deny: bool = False
+    """Requests for chunks are refused: it says that it holds nothing of what it says it holds."""
 
 
 @dataclass(eq=False)
@@ -132,7 +134,9 @@ class Liar:
                 self.session.send_table(digest, first, hashes[first * HASH_BYTES : (first + count) * HASH_BYTES])
             case events.ChunksRequested(request_id, _, first, count):
                 self.asked_for_chunks.set()
-                if not self.lies.silent:
+                if self.lies.deny:
+                    self.session.refuse_chunks(request_id, RefuseReason.NOT_HERE)
+                elif not self.lies.silent:
                     self._send_chunks(request_id, first, count)
             case _:
                 pass
@@ -189,6 +193,15 @@ async def liar(
 ) -> AsyncIterator[Liar]:
     """A liar that is a proved member of the room of the sidecar at `address`."""
     stream = await dial(address, key_pair)
+    async with lying(stream, room, blob=blob, hashes=hashes, lies=lies) as made:
+        yield made
+
+
+@asynccontextmanager
+async def lying(
+    stream: SecretStream, room: RoomKey, *, blob: bytes = b"", hashes: bytes = b"", lies: Lies | None = None
+) -> AsyncIterator[Liar]:
+    """The same over any connection."""
     made = Liar(stream, room, blob, hashes, lies or Lies())
     try:
         async with anyio.create_task_group() as tasks:

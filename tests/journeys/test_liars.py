@@ -62,6 +62,7 @@ LIES = {
     "chunks of other indexes": Lies(index_shift=1),
     "no answer at all": Lies(silent=True),
     "no table": Lies(refuse_table=True, silent=True),
+    "nothing of what it says it holds": Lies(deny=True),
 }
 
 
