@@ -13,7 +13,10 @@ from sidecar.events import PeerConnected
 from .connections import ConnectionFacts, dial_kind, only_positive
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from hyperdht import Hyperswarm
+    from sidecar.control_types import NumberedEvent
     from sidecar.parts import Parts
 
 TRY_TIMEOUT_S = 75.0
@@ -64,7 +67,7 @@ class Explainer:
         return Diagnosis(key.hex(), reached, diagnose_peer(self._facts.machine(), peer), tried)
 
     async def _dial(self, swarm: Hyperswarm, key: bytes) -> DialResult:
-        began = anyio.current_time()
+        began, report = anyio.current_time(), None
         async with self._parts.bus.subscribe() as events:
             with anyio.move_on_after(TRY_TIMEOUT_S):
                 report = await swarm.try_peer(key)
@@ -72,12 +75,17 @@ class Explainer:
                     took = anyio.current_time() - began
                     return DialResult(False, took, kind=dial_kind(report.code), detail=report.detail)
                 with anyio.move_on_after(PROOF_TIMEOUT_S):
-                    while not self._facts.peer(key).rooms:
-                        async for numbered in events:
-                            if isinstance(numbered.event, PeerConnected) and numbered.event.peer == key.hex():
-                                break
+                    await self._proof(key, events)
         connection = self._parts.network.connections.get(key)
         took = anyio.current_time() - began
         if connection is None:
             return DialResult(False, took, detail="" if report is None else "It connected, and the connection ended.")
         return DialResult(True, took, connection.road)
+
+    async def _proof(self, key: bytes, events: AsyncIterator[NumberedEvent]) -> None:
+        """Return once the peer proved a room."""
+        if self._facts.peer(key).rooms:
+            return
+        async for numbered in events:
+            if isinstance(numbered.event, PeerConnected) and numbered.event.peer == key.hex():
+                return

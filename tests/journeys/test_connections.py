@@ -176,6 +176,22 @@ async def test_a_dial_that_is_asked_for_finds_a_peer_in_no_room_of_ours(
             assert (found.dial.ok, found.dial.road, found.reached) == (True, "direct", False)
 
 
+async def test_a_dial_whose_turn_does_not_come_ends(
+    tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(self: Hyperswarm, public_key: bytes) -> None:
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(explain, "TRY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(Hyperswarm, "try_peer", never)
+    async with over_dht(tmp_path, files) as (_, join):
+        node = await join("alone")
+        await until_found(node, "nobody-announced")
+        found = await node.control.diagnose_peer("ab" * 32, dial=True)
+        assert found.dial is not None
+        assert (found.dial.ok, found.dial.kind, kinds(found)[0]) == (False, "", "unknown-peer")
+
+
 async def test_status_and_metrics_count_by_road_and_kind_and_name_nobody(tmp_path: Path, files: Path) -> None:
     """T21: a scrape must not tell who is in which room."""
     async with over_dht(tmp_path, files) as (_, join):
