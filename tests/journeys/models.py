@@ -31,6 +31,29 @@ async def make_model(url: str, files: Path, name: str = BASE, **texts: Any) -> D
     return digest
 
 
+async def pulled_model(ollama: StandIn, files: Path, name: str) -> None:
+    """A model as `ollama pull` leaves one of the library: no `from` in its layers, a config with `rootfs`."""
+    store, path = ollama.store, files / "base.gguf"
+    layers = [
+        store.add_blob(path.read_bytes(), MediaType.MODEL),
+        store.add_blob(TEMPLATE.encode(), MediaType.TEMPLATE),
+        store.add_blob(LICENSE.encode(), MediaType.LICENSE),
+        store.add_blob(b"A second one.", MediaType.LICENSE),
+    ]
+    config = {
+        "model_format": "gguf",
+        "model_family": "llama",
+        "model_families": ["llama"],
+        "model_type": "115K",
+        "file_type": "unknown",
+        "architecture": "amd64",
+        "os": "linux",
+        "rootfs": {"type": "layers", "diff_ids": [str(layer.digest) for layer in layers]},
+    }
+    data = json.dumps(config, separators=(",", ":")).encode() + b"\n"
+    await store.write_manifest(ModelName.parse(name), render_manifest(store.add_blob(data, MediaType.CONFIG), layers))
+
+
 async def add_layer(ollama: StandIn, name: str, media_type: str, data: bytes) -> None:
     """A layer more in a model's manifest, as some other tool might have put there."""
     store, parsed = ollama.store, ModelName.parse(name)

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 
 from ollama_bridge.manifest import MediaType
@@ -15,8 +16,8 @@ from sidecar.control_types import RuleOptions
 from sidecar.errors import BundleError, NotFound, NotTrusted, SidecarError
 from sidecar.events import InstallComplete, TransferProgress
 from sidecar.transfer.chunks import CHUNK_BYTES, hash_chunks
-from tests.journeys.inside import IN_PROCESS, Node, Team, team, until
-from tests.journeys.models import PARAMETERS, SYSTEM, TEMPLATE, add_layer, change_config, make_model
+from tests.journeys.inside import IN_PROCESS, Node, Team, running, team, until
+from tests.journeys.models import PARAMETERS, SYSTEM, TEMPLATE, add_layer, change_config, make_model, pulled_model
 from tests.journeys.ollama import BASE, contents, listed, make_adapter, remove, shown
 
 if TYPE_CHECKING:
@@ -123,6 +124,39 @@ async def test_a_model_of_which_ollama_had_a_text_is_provided_with_all_its_parts
         await third.row(MODEL, sources=2)
         await first.control.leave_room("team")
         await third.got(MODEL, accept_suggestions=True)
+
+
+async def test_a_model_as_the_library_serves_it_has_the_same_id_on_both_machines(tmp_path: Path, files: Path) -> None:
+    async with team(tmp_path, files) as people:
+        first = await people.join("first", ollama=await people.ollama("first", base=False))
+        second = await people.join("second", ollama=await people.ollama("second", base=False))
+        await pulled_model(first.ollama, files, "tiny:1b")
+        await first.share("tiny:1b", model=True)
+        await second.row("tiny-1b", sources=1)
+        await second.got("tiny-1b", as_name="tiny:1b", accept_suggestions=True)
+        assert await _manifest(second, "tiny:1b") == await _manifest(first, "tiny:1b"), "byte for byte"
+
+
+async def _manifest(node: Node, name: str) -> bytes:
+    return await anyio.Path(node.ollama.store.manifest_path(ModelName.parse(name))).read_bytes()
+
+
+async def test_a_model_is_provided_again_after_a_restart(tmp_path: Path, files: Path) -> None:
+    async with team(tmp_path, files) as people:
+        ollama = await people.ollama("first")
+        await make_model(ollama.url, files)
+        async with running(tmp_path / "first", ollama) as first:
+            await people.enter(first)
+            await first.share(BASE, model=True)
+        empty = await people.ollama("second", base=False)
+        async with (
+            running(tmp_path / "first", ollama) as first,
+            running(tmp_path / "second", empty, first.address) as second,
+        ):
+            await people.enter(second)
+            await second.row(MODEL, sources=1)
+            await second.got(MODEL, accept_suggestions=True)
+            assert [row.name for row in await first.control.unshare(BASE)] == [MODEL]
 
 
 async def test_rules_leave_models_alone_until_they_say_models(tmp_path: Path, files: Path) -> None:

@@ -316,7 +316,7 @@ def test_t04_a_models_settings_and_licence_are_shown_and_nothing_is_installed_un
     assert control.calls[-1] == ("get", "c0ffee", GetOptions(accept_suggestions=True)), "what was looked at"
 
 
-def test_share_of_a_whole_model_is_asked_for_by_name_and_shows_the_licence(run: Run, control: FakeControl) -> None:
+def test_t28_a_whole_model_is_shared_only_when_asked_and_its_licence_shown(run: Run, control: FakeControl) -> None:
     told = run("share", "llama3.2:1b", "--model", "--room", "team")
     assert control.calls == [("share", "llama3.2:1b", "team", ShareOptions(model=True))]
     assert "Its licence: " in told.stdout
