@@ -16,6 +16,7 @@ from ollama_bridge.client import OllamaClient
 from ollama_bridge.digests import Digest
 from ollama_bridge.errors import OllamaRejected
 from ollama_bridge.names import ModelName
+from ollama_bridge.standin.faults import Fault
 from ollama_bridge.store import Store
 from sidecar.catalogue.entry import build_entry, sign_entry
 from sidecar.events import (
@@ -26,6 +27,7 @@ from sidecar.events import (
     TransferFailed,
     TransferProgress,
 )
+from sidecar.registry import carry, pulls, serve
 from sidecar.transfer.chunks import ChunkTable
 from tests.journeys.inside import IN_PROCESS, Node, Team, running, team, until
 from tests.journeys.liar import Lies, liar
@@ -269,6 +271,69 @@ class TestPull:
             await make_adapter(second.ollama.url, files, "own", "adapter_b.gguf")
             await second.row("own", publisher=second.key)  # so the rule has looked at both by now
             assert {each.name for each in await second.control.adapters(local=True)} == {"own"}
+
+
+class TestEnds:
+    """What a pull that does not come to its end leaves: nothing but what the next one goes on from."""
+
+    async def test_where_nobody_waits_any_more_the_fetch_ends(
+        self, tmp_path: Path, big_files: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pulls, "IDLE_S", 0.5)
+        async with team(tmp_path, big_files) as people:
+            _, second, row, info = await two(people, upload_limit=SLOWLY)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(pull, second, f"{info.prefix}team.sql-lora")
+                await second.happened(TransferProgress, lambda event: event.done_bytes > PART_BYTES)
+                tasks.cancel_scope.cancel()  # Ctrl-C
+            assert (await second.happened(TransferFailed)).code == "cancelled"
+            assert (await second.row(row.name)).installed_as is None
+            await pull(second, f"{info.prefix}team.sql-lora")
+            await second.happened(InstallComplete)
+
+    async def test_a_silent_peer_does_not_hold_a_part_for_ever(
+        self, tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(serve, "STALL_S", 0.3)
+        monkeypatch.setattr(pulls, "MANIFEST_S", 0.3)
+        async with team(tmp_path, files) as people:
+            first, second, row, info = await two(people)
+            path = files / "adapter.gguf"
+            entry = second.parts.catalogue.resolve(row.ref)
+            _, hashes = await table_of(path)
+            await first.control.leave_room("team")
+            async with liar(
+                second.address, room_key(second), blob=path.read_bytes(), hashes=hashes, lies=Lies(silent=True)
+            ) as member:
+                await member.offer(entry)
+                await second.row(row.name, sources=1)
+                assert "retries exceeded" in await refused_pull(second, f"{info.prefix}team.sql-lora")
+            assert not in_ollama(second, row)
+
+    async def test_an_ollama_that_does_not_finish_leaves_no_note_of_an_install(
+        self, tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(carry, "FINISH_S", 0.5)
+        async with team(tmp_path, files) as people:
+            first, second, row, info = await two(people)
+            name = f"{info.prefix}team.sql-lora:latest"
+            second.ollama.faults.set("pull:write", Fault("fail"))
+            await refused_pull(second, name)
+            failed = await second.happened(InstallFailed)
+            assert failed.cause == "Ollama did not finish its pull."
+            assert (await second.row(row.name)).installed_as is None
+            await pull(second, name)
+            await second.happened(InstallComplete)
+
+            await make_adapter(first.ollama.url, files, "better", "adapter_b.gguf")
+            await first.share("better", name="sql-lora")
+            await second.row(row.name, version=2, sources=1)
+            before = second.parts.bus._number
+            second.ollama.faults.set("pull:write", Fault("fail"))
+            await refused_pull(second, name)
+            await second.happened(InstallFailed, since=before)
+            (noted,) = await second.parts.journal.run(lambda journal: journal.installs())
+            assert (noted.name, noted.version) == (name, 1), "the version that is there stays known"
 
 
 class TestRefusals:
