@@ -26,7 +26,7 @@ from sidecar.rooms.code import generate_code
 from sidecar.rooms.key import derive_room_key
 from tests.journeys.api import Api
 from tests.natlab.namespaces import Namespace, why_not
-from tests.support.processes import COMMAND, Process, Sidecar, free_port, wait_for
+from tests.support.processes import Process, Sidecar, free_port, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,64 +90,67 @@ INTERNET = Network("Hyperswarm", 8, "11.3.0.1", tuple(f"11.1.{number}.1" for num
 LOCAL = Network("local network", 8, "10.3.0.1", ())
 
 
-class Machine(Sidecar):
+class Machine:
     """The measured daemon and its Ollama in a namespace."""
 
     def __init__(self, folder: Path, namespace: Namespace, network: Network, bootstrap: list[str]) -> None:
+        port = free_port()
+        store = folder / "store"
         self._namespace = namespace
-        self._network = network
-        self._ollama_port = free_port()
-        super().__init__(folder, f"http://127.0.0.1:{self._ollama_port}", folder / "store")
-        dht = ["--bootstrap", ",".join(bootstrap), "--no-mdns"] if bootstrap else ["--no-dht"]
-        self._options = ["--api", "127.0.0.1:0", "--listen", f"{network.daemon}:0", *dht]
-
-    def start(self) -> Self:
-        self.folder.mkdir(parents=True)
-        assert self.store is not None
-        self.store.mkdir()
-        standin = [sys.executable, "-m", "ollama_bridge.standin", "--store", str(self.store)]
-        self._standin = Process(
-            [*self._namespace.prefix, *standin, "--port", str(self._ollama_port)], self.folder / "ollama.log"
+        self._ollama = f"http://127.0.0.1:{port}"
+        argv = [sys.executable, "-m", "ollama_bridge.standin", "--store", str(store), "--port", str(port)]
+        self._standin = Process([*namespace.prefix, *argv], folder / "ollama.log")
+        self._side = Sidecar(
+            folder,
+            self._ollama,
+            store,
+            listen=f"{network.daemon}:0",
+            bootstrap=bootstrap,
+            mdns=not bootstrap,
+            prefix=namespace.prefix,
         )
-        self._standin.start()
-        wait_for(lambda: self.inside(self._answers), "the stand-in")
-        argv = [*self._namespace.prefix, COMMAND, "up", "--ollama", self.ollama, "--store", str(self.store)]
-        self.process = Process([*argv, *self._options], self.folder / "daemon.log", self.env)
-        self.process.start()
-        wait_for(self._ready, f"daemon in {self.folder}")
+        store.mkdir(parents=True)
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.enter_context(self._standin)
+            wait_for(lambda: self._namespace.inside(self._answers), "the stand-in")
+            stack.enter_context(self._side)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        super().__exit__(*exc)
-        self._standin.stop()
-
-    def inside(self, work: Any) -> Any:
-        return self._namespace.inside(work)
+        self._stack.close()
 
     def _answers(self) -> bool:
         with suppress(httpx.HTTPError):
-            return httpx.get(f"{self.ollama}/api/version").status_code == 200
+            return httpx.get(f"{self._ollama}/api/version").status_code == 200
         return False
+
+    @property
+    def pid(self) -> int:
+        assert self._side.process is not None
+        return self._side.process.pid
 
     def read(self) -> Reading:
         """The counters now."""
-        assert self.process is not None
-        pid = self.process.pid
-        for line in Path(f"/proc/{pid}/net/dev").read_text().splitlines():
+        for line in Path(f"/proc/{self.pid}/net/dev").read_text().splitlines():
             name, _, rest = line.partition(":")
             if name.strip() == CABLE:
                 numbers = [int(each) for each in rest.split()]
                 # received bytes, packets, six others; sent bytes, packets, ...
-                return Reading(time.monotonic(), cpu_seconds(pid), numbers[0] + numbers[8], numbers[1] + numbers[9])
+                return Reading(
+                    time.monotonic(), cpu_seconds(self.pid), numbers[0] + numbers[8], numbers[1] + numbers[9]
+                )
         raise RuntimeError("the cable is gone")
 
     def enter(self, code: str, entries: int, members: int) -> Arrival:
         """Join, and wait until everything and everybody is there."""
-        return self.inside(lambda: self._enter(code, entries, members))  # type: ignore[no-any-return]
+        return self._namespace.inside(lambda: self._enter(code, entries, members))
 
     def _enter(self, code: str, entries: int, members: int) -> Arrival:
         begun = time.monotonic()
-        Api(self).post("/rooms/join", room=code, label="team")
+        Api(self._side).post("/rooms/join", room=code, label="team")
         connected: dict[str, float] = {}
         complete = 0.0
         for name, data in self._events():
@@ -164,7 +167,7 @@ class Machine(Sidecar):
         return Arrival(min(connected.values()), complete, max(connected.values()))
 
     def _events(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        paths = DataPaths(self.data_dir)
+        paths = DataPaths(self._side.data_dir)
         record = DaemonRecord.read(paths)
         assert record is not None
         headers = {"Authorization": f"Bearer {paths.token.read_text().strip()}"}
@@ -275,8 +278,7 @@ def measure(folder: Path, network: Network, count: int, entries: int, idle_s: fl
             settled = machine.read()
             time.sleep(idle_s)
             idle = machine.read().since(settled)
-            assert machine.process is not None
-            resident = resident_mb(machine.process.pid)
+            resident = resident_mb(machine.pid)
             if others.poll() is not None:
                 raise RuntimeError("the other members are gone")
         return Row(network.name, count, entries, arrival, settled.since(before), idle, resident)
