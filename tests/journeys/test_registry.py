@@ -276,6 +276,7 @@ class TestPull:
 class TestEnds:
     """What a pull that does not come to its end leaves: nothing but what the next one goes on from."""
 
+    @pytest.mark.soak
     async def test_where_nobody_waits_any_more_the_fetch_ends(
         self, tmp_path: Path, big_files: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -291,6 +292,7 @@ class TestEnds:
             await pull(second, f"{info.prefix}team.sql-lora")
             await second.happened(InstallComplete)
 
+    @pytest.mark.soak
     async def test_a_silent_peer_does_not_hold_a_part_for_ever(
         self, tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 
 from ollama_bridge.client import OllamaClient
 from ollama_bridge.names import ModelName
+from tests.journeys.api import Api
 from tests.journeys.ollama import run_adapter, run_base
 from tests.support.processes import Sidecar, free_port, standin, wait_for
 
@@ -37,24 +38,23 @@ def test_t24_from_registry_on_to_a_model_and_the_secret_is_in_no_log(tmp_path: P
     ):
         run_base(ollama_a, files)
         run_base(ollama_b, files)
-        room = a.ok("room", "create", "team", "--json").json
-        b.ok("room", "join", "-", "--label", "team", stdin=room["code"] + "\n")
+        ask_a, ask_b = Api(a), Api(b)
+        room = ask_a.post("/rooms", label="team")
+        ask_b.post("/rooms/join", room=room["code"], label="team")
         run_adapter(ollama_a, files, "sql-lora")
-        wait_for(lambda: a.run("share", "sql-lora", "--room", "team").code == 0, "the new model can be shared")
+        share = {"what": "sql-lora", "room": "team"}
+        wait_for(lambda: ask_a.request("POST", "/api/v1/shares", json=share).is_success, "the new model can be shared")
+        ask_b.row("sql-lora")
 
         assert "The registry is off." in b.ok("registry").out
         on = b.ok("registry", "on", "--json").json
         assert on["address"] == f"127.0.0.1:{port}"
-        assert on["secret"] in b.ok("registry").out
-
-        def line() -> Any:
-            shown = b.ok("registry", "show", "--entries").out.splitlines()
-            return next((each.strip() for each in shown if each.endswith("/team.sql-lora:latest")), None)
-
-        pulls = wait_for(line, "the offer's line")
+        shown = b.ok("registry", "show", "--entries").out
+        assert on["secret"] in shown
+        (pulls,) = [line.strip() for line in shown.splitlines() if line.endswith("/team.sql-lora:latest")]
         name = pulls.removeprefix("ollama pull --insecure ")
         ollama_pull(ollama_b, name)
-        wait_for(lambda: b.ok("adapters", "--json").json[0]["installed_as"] == name, "the note of the install")
+        wait_for(lambda: ask_b.get("/adapters")[0]["installed_as"] == name, "the note of the install")
         assert b.ok("uninstall", name).code == 0
         b.ok("registry", "off")
         assert b.stop() == 0
