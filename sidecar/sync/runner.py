@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from sidecar.rooms.network import RoomNetwork
     from sidecar.transfers import Transfers
 
-    from .facts import Facts, Install, Name, Plan, Share
+    from .facts import Evict, Facts, Install, Name, Plan, Share
     from .gather import Gatherer
 
 log = logging.getLogger(__name__)
@@ -265,16 +265,19 @@ class Sync:
             now,
         )
         await self._note([row])
-        for evict in install.evict:
-            names = [ModelName.parse(evict.row.model), *([evict.moving_name] if evict.moving_name is not None else [])]
-            for name in reversed(names):  # the moving one first: a kill in between leaves a version, not a name of none
-                with suppress(NotFound):
-                    await self._installer.uninstall(name.display, by=f"sync {install.rule.id}")
-            await self._note([replace(evict.row, state=SyncState.EVICTED)])
-        async with self._turn:
+        async with self._turn:  # a plan in between would take what we remove for removed by the user
+            for evict in install.evict:
+                await self._evict(evict, install.rule.id)
             facts = await self._facts(whatever_the_hour=True, with_offers=False)
             for moving in plan(facts).names:
                 await self._name(moving)
+
+    async def _evict(self, evict: Evict, rule_id: str) -> None:
+        names = [ModelName.parse(evict.row.model), *([evict.moving_name] if evict.moving_name is not None else [])]
+        for name in reversed(names):  # the moving one first: a kill in between leaves a version, not a name of none
+            with suppress(NotFound):
+                await self._installer.uninstall(name.display, by=f"sync {rule_id}")
+        await self._note([replace(evict.row, state=SyncState.EVICTED)])
 
     async def _name(self, name: Name) -> None:
         try:
