@@ -11,8 +11,8 @@ from enum import Enum, auto
 from .peer_info import PeerInfo
 
 SILENT_S = 2.0
-"""An open connection on which nothing came for so long leads nowhere. Ours open before the peer has spoken (adr/0011), so
-one whose packets all get lost would be kept, and the peer's good one refused, until UDX gives up after 13 s."""
+"""Dials that cross come within it. A connection that has been open for longer without a word from both sides may lead nowhere:
+ours open before the peer has spoken (adr/0011). It would be kept, and each of the peer's refused, until UDX gives up (13 s)."""
 
 
 class ConnectionState(Enum):
@@ -49,7 +49,7 @@ class Connection:
     """Opens once this one is over."""
 
     def is_silent(self, now: float) -> bool:
-        """Whether it is open, and the peer has let nothing be heard for longer than a way through takes."""
+        """Whether it has been open for a while and no messages went both ways."""
         return self.opened and not self.talked() and now - self.opened_at >= SILENT_S
 
 
