@@ -21,7 +21,7 @@ from sidecar.paths import open_to_others
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from sidecar.control_types import Finding
+    from sidecar.control_types import Finding, RegistryInfo
     from sidecar.diagnosis import MachineFacts, RoomFacts
     from sidecar.orch_mind.service import OrchMindInfo
     from sidecar.paths import DataPaths
@@ -104,6 +104,7 @@ class DoctorContext:
     dials: Callable[[], DialCounts]
     orch_mind: Callable[[], OrchMindInfo]
     peers: Callable[[], PeerCounts]
+    registry: Callable[[], RegistryInfo]
     round_trip: Callable[[], Awaitable[float]]
     """Shares, fetches and verifies a small blob over loopback; answers the seconds, or raises a SidecarError."""
 
@@ -369,6 +370,17 @@ async def check_peers(context: DoctorContext) -> DoctorLine:
     return DoctorLine("peers", "ok", f"{peers.connected} peers in {peers.rooms} rooms.")
 
 
+async def check_registry(context: DoctorContext) -> DoctorLine:
+    """Where it is wanted, the registry for `ollama pull` listens. Its secret is no line's business (T24)."""
+    info = context.registry()
+    if not info.on:
+        return DoctorLine("registry", "ok", "`ollama pull` from rooms is off.")
+    if not info.listening:
+        next_step = "Free the port, choose another (registry_port), or say `ollaswarm registry off`."
+        return DoctorLine("registry", "warn", info.cause, next_step)
+    return DoctorLine("registry", "ok", f"`ollama pull` from rooms is on at {info.address}.")
+
+
 async def check_round_trip(context: DoctorContext) -> DoctorLine:
     """Everything between sharing and a verified file works, tried on this machine alone."""
     seconds = await context.round_trip()
@@ -396,5 +408,6 @@ CHECKS: tuple[Check, ...] = (
     check_dials,
     check_orch_mind,
     check_peers,
+    check_registry,
     check_round_trip,
 )

@@ -46,6 +46,7 @@ class Examiner:
                 dials=self._dials,
                 orch_mind=parts.orch_mind.info,
                 peers=self._peers,
+                registry=lambda: parts.room_registry.info(entries=False),
                 round_trip=lambda: round_trip(parts.paths.root),
             )
         )

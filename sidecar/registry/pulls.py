@@ -112,10 +112,12 @@ class Pulls:
         Raises:
             SidecarError: As `manifest`, or it was refused a moment ago.
         """
-        async with self._preparing:  # up to 16 parts ask at once
-            pull = self._asked(name, digest)
-            if pull is None:
-                pull = await self._prepare(self._names.find(name.model, name.tag), name, tag_known=False)
+        pull = self._asked(name, digest)
+        if pull is None:
+            async with self._preparing:  # up to 16 parts ask at once
+                pull = self._asked(name, digest)
+                if pull is None:
+                    pull = await self._prepare(self._names.find(name.model, name.tag), name, tag_known=False)
         if pull.size_of(digest) is None:
             raise NotFound(f"{name.model} has no blob {digest}.")
         if pull.transfer is None:

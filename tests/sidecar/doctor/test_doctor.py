@@ -10,7 +10,7 @@ import pytest
 
 import sidecar.doctor as doctor
 from hyperdht.addresses import Address
-from sidecar.control_types import DoctorLine, OllamaInfo, StoreInfo
+from sidecar.control_types import DoctorLine, OllamaInfo, RegistryInfo, StoreInfo
 from sidecar.diagnosis import ClockFacts, DhtFacts, Interface, LanFacts, MachineFacts, RoomFacts
 from sidecar.doctor import CHECKS, DialCounts, DiskInfo, DoctorContext, PeerCounts, check_internet, run_checks
 from sidecar.errors import BlobMismatch
@@ -53,6 +53,9 @@ BROKEN = MachineFacts(
 TEAM = RoomFacts("team", on_internet=True, announced=True, walks=1, connected={"direct": 1})
 
 
+REGISTRY = RegistryInfo(True, True, "127.0.0.1:11471", True, False, "", "ab" * 16, f"127.0.0.1:11471/{'ab' * 16}/")
+
+
 async def good_round_trip() -> float:
     return 0.05
 
@@ -73,6 +76,7 @@ def context(tmp_path: Path) -> DoctorContext:
         dials=lambda: DialCounts(2),
         orch_mind=lambda: OrchMindInfo(0, 0, 0),
         peers=lambda: PeerCounts(1, 2, 0, 0),
+        registry=lambda: REGISTRY,
         round_trip=good_round_trip,
     )
 
@@ -336,3 +340,20 @@ async def test_internet(context: DoctorContext, info: InternetInfo, state: str, 
     line = await one(context, check_internet, internet=lambda: info)
     assert line.level == state
     assert words in line.cause
+
+
+@pytest.mark.parametrize(
+    ("info", "level", "said"),
+    [
+        (REGISTRY, "ok", "is on at 127.0.0.1:11471"),
+        (dataclasses.replace(REGISTRY, on=False, listening=False), "ok", "is off"),
+        (dataclasses.replace(REGISTRY, listening=False, cause="Port 11471 is taken."), "warn", "Port 11471 is taken."),
+    ],
+)
+async def test_t24_registry_without_its_secret(
+    context: DoctorContext, info: RegistryInfo, level: str, said: str
+) -> None:
+    line = await one(context, doctor.check_registry, registry=lambda: info)
+    assert (line.level, line.name) == (level, "registry")
+    assert said in line.cause
+    assert REGISTRY.secret not in str(line)
