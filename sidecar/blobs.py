@@ -18,13 +18,14 @@ from ollama_bridge.digests import Digest
 from ollama_bridge.nofollow import open_regular
 
 from .catalogue.rows import HeldRow
-from .errors import BlobMismatch, ChunkMismatch, QuotaExceeded
+from .errors import BlobMismatch, ChunkMismatch, QuotaExceeded, TransferCancelled
 from .transfer.chunks import CHUNK_BYTES, hash_chunks
 from .transfer.fetch import Fetch
 from .transfer.fetch_types import BlobSpec
 from .transfer.files import check_space
 from .transfer.partial import DiskPolicy, PartialFile
 from .transfer.pool import SourcePool
+from .transfer.stoppable import run_stoppable
 from .transfer.verified import verify_file
 
 if TYPE_CHECKING:
@@ -95,8 +96,9 @@ class Blobs:
         The second value: whether peers sent it.
         """
         digest = Digest.parse(claimed.digest)
-        if (blob := await to_thread.run_sync(self._from_store, digest, claimed.size)) is not None:
-            return blob, False
+        here = await run_stoppable(lambda stopped: self._from_store(digest, claimed.size, stopped))
+        if here is not None:
+            return here, False
         pool = SourcePool()
         fetch = Fetch(
             BlobSpec(digest, claimed.size, claimed.chunks),
@@ -190,11 +192,18 @@ class Blobs:
                 digest, blob.size, table, partial(open_regular, blob.path.parent, (blob.path.name,))
             )
 
-    def _from_store(self, digest: Digest, size: int) -> VerifiedBlob | None:
+    def _from_store(
+        self, digest: Digest, size: int, stopped: Callable[[], bool] = lambda: False
+    ) -> VerifiedBlob | None:
         if self._store is None or not self._store.has_blob(digest, size):
             return None
+
+        def go_on(done: int) -> None:
+            if stopped():
+                raise TransferCancelled("Reading the file was cancelled.")
+
         try:
-            return verify_file(self._store.blob_path(digest), digest, size)
+            return verify_file(self._store.blob_path(digest), digest, size, go_on)
         except (BlobMismatch, OSError):
             return None
 

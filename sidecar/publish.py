@@ -46,6 +46,7 @@ from .events import ShareRefused
 from .models.offer import read_offer
 from .share_source import describe_source, hash_source
 from .transfer.chunks import ChunkTable
+from .transfer.stoppable import run_stoppable
 from .trust.policy import ShareFacts, may_share
 
 if TYPE_CHECKING:
@@ -142,10 +143,12 @@ class Publisher:
             )
         if self._store is None or not self._local.readable:
             raise ShareError("A whole model is read from Ollama's store, which is not readable here.")
-        async with self._turn:
-            with bridge_errors():
-                name = ModelName.parse(what)
-                offer = await to_thread.run_sync(partial(read_offer, self._store, name, known=self._known_table))
+        with bridge_errors():
+            store, name = self._store, ModelName.parse(what)
+            offer = await run_stoppable(
+                lambda stopped: read_offer(store, name, known=self._known_table, stopped=stopped)
+            )
+        async with self._turn:  # after the hashing, which takes minutes: adapters are shared meanwhile
             await self._check_policy(offer.label, Digest.parse(offer.base.digest), asked=asked)
             options = replace(options, license=options.license or offer.texts.license_title[:MAX_LICENSE_CHARS])
             blobs = tuple(each.blob for each in offer.blobs)

@@ -58,11 +58,18 @@ class ModelOffer:
     texts: ModelTexts
 
 
-def read_offer(store: Store, name: ModelName, *, known: Callable[[Digest], ChunkTable | None]) -> ModelOffer:
+def read_offer(
+    store: Store,
+    name: ModelName,
+    *,
+    known: Callable[[Digest], ChunkTable | None],
+    stopped: Callable[[], bool] = lambda: False,
+) -> ModelOffer:
     """Look at a model and hash what of it travels. Blocking, about 10 s for each GB that is not known.
 
     Args:
         known: The chunk table of a blob that is provided already; what leaves is checked against it again anyway.
+        stopped: Whether nobody waits for it any more.
 
     Raises:
         ShareError, ModelRefused: It is not shared, with the reason.
@@ -86,7 +93,7 @@ def read_offer(store: Store, name: ModelName, *, known: Callable[[Digest], Chunk
         name=suggest_name(stored.display),
         base=BaseFacts(stored.display, str(weights.digest), info.architecture),
         facts=ModelFacts("gguf", info.parameters, info.quantization, info.tensors, info.shapes),
-        blobs=tuple(_hash(store, layer, known(layer.digest)) for layer in manifest.layers),
+        blobs=tuple(_hash(store, layer, known(layer.digest), stopped) for layer in manifest.layers),
         texts=texts,
     )
 
@@ -135,10 +142,10 @@ def _read_text(store: Store, layer: Layer) -> bytes:
         return file.read(MAX_TEXT_BLOB_BYTES)
 
 
-def _hash(store: Store, layer: Layer, table: ChunkTable | None) -> OfferedBlob:
+def _hash(store: Store, layer: Layer, table: ChunkTable | None, stopped: Callable[[], bool]) -> OfferedBlob:
     if table is None:
         with closing(store.open_blob(layer.digest)) as file:
-            digest, table = hash_chunks(file, layer.size)
+            digest, table = hash_chunks(file, layer.size, cancelled=stopped)
         if digest != layer.digest:
             raise BlobMismatch(f"The blob {layer.digest.short} of the store is damaged.", "Pull the model again.")
     blob = Blob(str(layer.digest), layer.size, layer.media_type, table.root_hex)

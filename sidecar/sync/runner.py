@@ -116,9 +116,13 @@ class Sync:
         self._slots = anyio.CapacityLimiter(AT_ONCE)
         self._refused: set[tuple[str, LocalModel]] = set()
         """Rules and adapters that were refused: not tried again until the rule or the adapter is another."""
+        self._hashing: dict[tuple[str, LocalModel], anyio.Event] = {}
+        """Whole models being offered."""
         self._turn = anyio.Lock()
         self._sharing = anyio.Lock()
         """One share at a time: each hashes a file, and the second for the same file finds it done."""
+        self._sharing_models = anyio.Lock()
+        """The same for whole models, which adapters do not wait for."""
         self._wake = anyio.Event()
         self._passing_look_s = PASSING_LOOK_S
         self._told: events.SyncPlanned | None = None
@@ -202,10 +206,28 @@ class Sync:
             for install in made.installs:
                 self._begin(install)
             for share in made.shares:
-                await self._share(share)
+                if share.model.adapters:
+                    await self._share(share)
+                else:
+                    self._begin_share(share)
             for name in made.names:
                 await self._name(name)
             return made
+
+    def _begin_share(self, share: Share) -> None:
+        """Offer a whole model, which is hashed first: minutes in which everything else goes on."""
+        assert self._tasks is not None, "plans are carried out while the daemon runs"
+        if _share_key(share) not in self._hashing:
+            self._hashing[_share_key(share)] = anyio.Event()
+            self._tasks.start_soon(self._share_model, share)
+
+    async def _share_model(self, share: Share) -> None:
+        try:
+            await self._share(share)
+        except (SidecarError, sqlite3.Error):
+            log.exception("auto-sync could not share %s", share.model.name)
+        finally:
+            self._hashing.pop(_share_key(share)).set()
 
     def _tell(self, made: Plan) -> None:
         evictions = sum(len(install.evict) for install in made.installs)
@@ -307,7 +329,7 @@ class Sync:
 
     async def _share(self, share: Share) -> None:
         room = self._network.rooms.get(share.rule.room_id)
-        async with self._sharing:
+        async with self._sharing if share.model.adapters else self._sharing_models:
             if room is not None and not await self._publisher.share_by_rule(share.model, room):
                 self._refused.add(_share_key(share))
 
@@ -328,7 +350,7 @@ class Sync:
         return await self._journal.run(lambda journal: journal.rules())
 
     async def add_rule(self, rule: RuleRow) -> None:
-        """Keep a rule; what it shares is offered when this returns. Raises UsageError."""
+        """Keep a rule; the adapters it shares are offered when this returns, whole models follow. Raises UsageError."""
 
         def save(journal: Journal) -> None:
             if len(journal.rules()) >= MAX_RULES:
@@ -338,7 +360,8 @@ class Sync:
         await self._journal.run(save)
         if rule.direction == "share":
             for share in plan_shares(await self._facts(whatever_the_hour=True, with_offers=False)):
-                await self._share(share)
+                if share.model.adapters:
+                    await self._share(share)
         self.wake()
 
     async def remove_rule(self, rule_id: str) -> RuleRow:
@@ -360,6 +383,8 @@ class Sync:
         self._forget_failures()
         self._refused.clear()
         made = await self._work(whatever_the_hour=True)
+        for shared in list(self._hashing.values()):
+            await shared.wait()
         jobs = dict(self._jobs)  # those that were under way before are waited for too
         for job in jobs.values():
             await job.ended.wait()
