@@ -314,6 +314,15 @@ async def test_download_cap(tmp_path: Path) -> None:
     assert anyio.current_time() - started > (len(BLOB.data) / rate - 0.25) * 0.9
 
 
+async def test_sources_that_wait_for_a_cap_of_ours_are_not_taken_for_stalled(tmp_path: Path) -> None:
+    """Eight share a cap so low that each waits longer than a source may be silent."""
+    cap, sources = TokenBucket(4_000_000.0), [honest(b"source%d" % number) for number in range(8)]
+    limits = replace(QUICK, scheduler=SchedulerLimits(stall_s=0.2), nothing_came_s=20.0)
+    await check(fetch(tmp_path, *sources, caps=lambda source: [cap], limits=limits))
+    assert sum(len(source.cancelled) for source in sources) <= 8, "those of the end game"
+    assert sum(len(source.asked) for source in sources) <= 151 + 24
+
+
 async def test_t06_memory_is_bounded_by_the_window(tmp_path: Path) -> None:
     """A source that answers at once is never asked for more than the window before the disk took it."""
     blob = make_blob(1200 * CHUNK_BYTES)
