@@ -81,7 +81,7 @@ class HyperDHT(Queries):
                 minutes and can be reached (None).
             firewalled: Whether strangers cannot reach the server socket; None: find out.
             public_host: Our address as others see it, for a node nobody can tell it: the first of a network.
-            keep_alive_s: Idle connections send a sign of life that often.
+            keep_alive_s: A connection that sent nothing for that long sends a sign of life.
             max_message_bytes: A peer that sends a longer message is disconnected before it is buffered.
             offload: Which batches of packets the kernel is asked to make; without it what it can.
             tells_local_addresses: Asked for each peer, whether it may know our addresses in the local network. Peers behind
@@ -102,7 +102,7 @@ class HyperDHT(Queries):
         self._transport = UdxTransport(host=host, offload=offload)
         self._tells_local_addresses = guarded(tells_local_addresses, instead=False, name="tells_local_addresses")
         self._randomness = randomness or random.SystemRandom()
-        self._keep_alive = KeepAlive(keep_alive_s, randomness=self._randomness)
+        self._keep_alive = KeepAlive(keep_alive_s)
         self._wall_clock = wall_clock
         self._waiting = Waiting()
         self._bootstrapped = anyio.Event()

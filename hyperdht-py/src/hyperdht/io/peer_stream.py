@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol, cast
 
+import anyio
 from anyio.abc import ByteStream
 
 from ..buffers import BytesLike
@@ -72,15 +73,15 @@ class PeerStream(SecretStream):
         return self._watched.bytes_sent > HEADER_BYTES and self._watched.bytes_received > HEADER_BYTES
 
     @property
-    def traffic(self) -> int | None:
-        """Bytes either way so far; None before a message of ours."""
-        sent = self._watched.bytes_sent
-        return sent + self._watched.bytes_received if sent > HEADER_BYTES else None
+    def last_sent(self) -> float:
+        """When a message was sent last, on the clock of the event loop; when it was made, before the first."""
+        return self._last_sent
 
     def beat(self) -> None:
         """Send an empty message, unless a send is under way, which is a sign of life itself. Waits for nothing."""
         if not (self._over or self._closed or self._send_ended or self._failure or self._send_lock.locked()):
             self._watched.send_now(self._machine.encrypt((b"",)))
+            self._last_sent = anyio.current_time()
 
     def on_over(self, callback: Callable[[], object]) -> None:
         """Call `callback` once it is `over`; at once if it is."""
