@@ -99,6 +99,8 @@ def share(
             "suggest": suggest,
             "model": model,
         }
+        if model:
+            output.note("The model is hashed first, about 10 s for each GB.")
         row = client.post("/shares", request)
         text = f"Shared {row['name']} version {row['version']} ({human_bytes(row['size'])}) with {', '.join(row['rooms'])}."
         if model:
