@@ -92,17 +92,21 @@ async def forward(source: SecretStream, target: SecretStream, heard: bytearray) 
 
 
 async def test_t12_man_in_the_middle_of_two_members_is_no_member(tmp_path: Path, files: Path) -> None:
-    """It learnt the topic in the DHT, has a connection with each, and passes every message from one to the other."""
+    """It learnt the topic in the DHT, is dialled by one, dials the other, and passes on every message between them."""
     async with dht_team(tmp_path, files) as (people, bootstrap, join):
         first = await join("first")
         await people.publish(first)
+        await in_topic(bootstrap, room_key(first).topic, first.key)
+        middle = await people.exits.enter_async_context(swarm(bootstrap))
+        assert await (await middle.join(room_key(first).topic, client=False)).flushed()
         second = await join("second")
         await second.row("sql-lora", sources=1)
         heard = bytearray()
-        async with swarm(bootstrap) as middle, anyio.create_task_group() as tasks:
-            await middle.join(room_key(first).topic, server=False)
-            left, right = await anext(middle.connections), await anext(middle.connections)
-            assert {left.remote_public_key, right.remote_public_key} == {first.key, second.key}
+        async with anyio.create_task_group() as tasks:
+            left = await anext(middle.connections)
+            assert left.remote_public_key == second.key
+            right = await middle.dht.connect(first.key, key_pair=middle.key_pair, relay_through=None)
+            assert left.is_initiator is not right.is_initiator, "roles are those of a real connection"
             tasks.start_soon(forward, left, right, heard)
             tasks.start_soon(forward, right, left, heard)
             await until(lambda: len(heard) > 100)  # both opened their rooms
