@@ -289,6 +289,30 @@ async def test_t20_what_a_cap_leaves_is_shared_by_bytes_whatever_is_asked_for_at
     assert min(served[b"small %d" % number] for number in range(takers - 1)) >= 0.6 * fair
 
 
+async def test_t20_being_given_less_is_remembered_between_batches_and_idleness_is_not() -> None:
+    clock = [0.0]
+    slots = UploadSlots(1, clock=lambda: clock[0])
+    order: list[bytes] = []
+    for peer in (b"busy", b"modest", b"idle"):
+        slots.join(peer)
+    for _ in range(10):
+        slots.give_back(await slots.take(b"busy", 100))
+    slots.give_back(await slots.take(b"modest", 10))
+
+    async def take(peer: bytes) -> None:
+        slot = await slots.take(peer, 10)
+        order.append(peer)
+        slots.give_back(slot)
+
+    async with anyio.create_task_group() as tasks:
+        held = await slots.take(b"busy", 100)
+        for peer in (b"busy", b"idle", b"modest"):
+            tasks.start_soon(take, peer)
+        await anyio.wait_all_tasks_blocked()
+        slots.give_back(held)
+    assert order[0] == b"modest", "it was given least, and asked again at once"
+
+
 async def test_who_waits_for_its_own_cap_keeps_no_slot_from_others_and_is_not_called_slow() -> None:
     slots, poor = UploadSlots(1), TokenBucket(1000.0)
     slots.join(b"capped")

@@ -307,6 +307,15 @@ def test_end_game_asks_for_nothing_that_is_here_and_for_three_copies_at_most() -
     assert all(r.first == 7 for r in requests(plan, now=9.1))
 
 
+def test_the_rest_is_dealt_out_among_all_before_anybody_has_to_race_for_it() -> None:
+    plan = scheduler(4 * 20, b"a", b"b", b"c", b"d")
+    for key in plan.sources:
+        measured(plan, key, 100)
+    asked = requests(plan)
+    assert {r.source for r in asked} == set(plan.sources)
+    assert max(r.count for r in asked) == 20
+
+
 def test_end_game_does_not_begin_for_the_sake_of_milliseconds() -> None:
     plan = scheduler(2 * UNIT_CHUNKS, b"a", b"b")
     for key in (b"a", b"b"):
