@@ -21,6 +21,7 @@ from anyio import to_thread
 
 from hyperdht import HyperDHT, Hyperswarm, KeyPair
 from hyperdht.io.testnet import bootstrapper
+from sidecar.rooms.internet import KEEP_ALIVE_S
 from sidecar.rooms.key import RoomKey
 from sidecar.rooms.lan import MAX_FRAME_BYTES, LanNetwork
 from sidecar.rooms.mdns import LanPeer, MdnsDiscovery
@@ -74,7 +75,13 @@ class Crowd:
 
     async def _on_the_internet(self, made: Member, host: str, bootstrap: list[str]) -> Hyperswarm:
         node = await self._stack.enter_async_context(
-            HyperDHT(bootstrap=bootstrap, key_pair=made.key_pair, host=host, max_message_bytes=MAX_FRAME_BYTES)
+            HyperDHT(
+                bootstrap=bootstrap,
+                key_pair=made.key_pair,
+                host=host,
+                max_message_bytes=MAX_FRAME_BYTES,
+                keep_alive_s=KEEP_ALIVE_S,
+            )
         )
         swarm = await self._stack.enter_async_context(Hyperswarm(dht=node, key_pair=made.key_pair))
 
