@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import pytest
 
 from hyperdht import HyperDHT, Hyperswarm, KeyPair, SecretStream, testnet
+from hyperdht.dht import records
 from hyperdht.dht.noise_session import ClientHandshake
 from hyperdht.errors import HyperDHTError
 from hyperdht.io import node as dht_node
@@ -36,11 +37,11 @@ pytestmark = IN_PROCESS
 LOOPBACK = "127.0.0.1"
 ELSEWHERE = "127.0.0.2"
 ENDINGS = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError)
-STAYING = 80
+STAYING = 60
 FLOODERS = 4
 FALSE_RECORDS = 160
-TOLD_AT_ONCE = 20
-"""Records that a node names of a topic, whatever it keeps: without shares for others, all would be false ones."""
+KEPT, TOLD = 32, 2
+"""Records of a topic that a node keeps and names here, instead of 512 and 20, so that so few are a flood."""
 AT_HOME = "192.168.77.7"
 
 
@@ -105,14 +106,15 @@ async def test_t12_man_in_the_middle_of_two_members_is_no_member(tmp_path: Path,
         async with anyio.create_task_group() as tasks:
             left = await anext(middle.connections)
             assert left.remote_public_key == second.key
-            right = await middle.dht.connect(first.key, key_pair=middle.key_pair, relay_through=None)
+            node = cast("HyperDHT", middle.dht)
+            right = await node.connect(first.key, key_pair=middle.key_pair)
             assert left.is_initiator is not right.is_initiator, "roles are those of a real connection"
             tasks.start_soon(forward, left, right, heard)
             tasks.start_soon(forward, right, left, heard)
             await until(lambda: len(heard) > 100)  # both opened their rooms
             await anyio.sleep(0.5)
-            for node in (first, second):
-                assert node.parts.network.connections[middle.key_pair.public_key].proved == []
+            for member in (first, second):
+                assert member.parts.network.connections[middle.key_pair.public_key].proved == []
             tasks.cancel_scope.cancel()
         for secret in (b"sql-lora", room_key(first).room_id, room_key(first).secret, room_key(first).topic):
             assert secret not in heard
@@ -219,12 +221,17 @@ async def flooded(bootstrap: Sequence[str], topic: bytes) -> AsyncIterator[None]
             async with anyio.create_task_group() as tasks:
                 for _ in range(FALSE_RECORDS // FLOODERS):
                     tasks.start_soon(partial(node.announce, topic, key_pair=KeyPair.generate(), clear=False))
-        assert len([peer async for peer in node.lookup(topic)]) >= TOLD_AT_ONCE, "that is a flood"
+        assert len([peer async for peer in node.lookup(topic)]) > TOLD, "that is a flood"
         yield
 
 
 @pytest.mark.parametrize("is_first", [True, False], ids=["flooded before", "flooded after"])
-async def test_t17_flooded_topic_still_shows_an_honest_member(tmp_path: Path, files: Path, is_first: bool) -> None:
+async def test_t17_flooded_topic_still_shows_an_honest_member(
+    tmp_path: Path, files: Path, is_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without shares for subnets its record would be the first to go, or one of many of which few are named."""
+    monkeypatch.setattr(records, "MAX_RECORDS_PER_TOPIC", KEPT)
+    monkeypatch.setattr(records, "RECORDS_PER_REPLY", TOLD)
     async with dht_team(tmp_path, files) as (people, bootstrap, join):
         people.room = await (await join("maker", join=False)).control.create_room("team")
         (maker,) = people.nodes
@@ -297,6 +304,7 @@ async def stay(node: HyperDHT, key: bytes) -> None:
             stream = await node.connect(key, key_pair=KeyPair.generate())
             while True:
                 await stream.receive()
+        await anyio.sleep(0.3)  # all of this runs on one processor, beside those it floods
 
 
 # --- T21: what strangers in a public topic learn ------------------------------------------------------------------------
