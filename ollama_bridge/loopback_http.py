@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MAX_HEAD_BYTES = 16 * 1024  # h11's own default; Ollama's request heads stay under 1 KiB
 MAX_CONNECTIONS = 64  # Ollama opens at most 16 at once (numDownloadParts); a local process must not eat descriptors
 MAX_UNREAD_BYTES = 256 * 1024  # what Go's server reads of an unwanted body before it closes (maxPostHandlerReadBytes)
+ACCEPT_AGAIN_S = 1.0  # as long as the accept loop of Go waits at most (net/http Server.Serve)
 IDLE_S = 90.0  # Go's client keeps idle connections for 90 s
 RECEIVE_BYTES = 64 * 1024
 LINGER_S = 0.5  # Go's rstAvoidanceDelay: time for the other side to read our answer before the reset
@@ -152,13 +153,33 @@ class HttpServer:
     ) -> None:
         try:
             with scope:
-                async with listener:
-                    await listener.serve(self._serve_connection)
+                async with listener, anyio.create_task_group() as connections:
+                    while True:
+                        await self._accept(listener, connections)
         finally:
             stopped.set()
 
+    async def _accept(self, listener: anyio.abc.Listener[SocketStream], connections: TaskGroup) -> None:
+        """Take connections until that fails, for want of descriptors say, which must not end the whole program."""
+        try:
+            await listener.serve(self._serve_connection, connections)
+        except* OSError as errors:
+            logger.warning("no connections are taken for a moment: %s", errors.exceptions[0])
+            await anyio.sleep(ACCEPT_AGAIN_S)
+
     async def _serve_connection(self, stream: SocketStream) -> None:
-        async with self._places, stream:
+        try:
+            self._places.acquire_nowait()
+        except anyio.WouldBlock:  # waiting, it would hold a descriptor that the cap is there to save
+            await stream.aclose()
+            return
+        try:
+            await self._talk(stream)
+        finally:
+            self._places.release()
+
+    async def _talk(self, stream: SocketStream) -> None:
+        async with stream:
             with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, DropConnection):
                 await _Connection(stream).serve(self._handler)
 

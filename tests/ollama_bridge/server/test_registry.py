@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import anyio
 import httpx
 import pytest
 
+from ollama_bridge import loopback_http
 from ollama_bridge.client import OllamaClient
 from ollama_bridge.digests import Digest
 from ollama_bridge.errors import OllamaBridgeError, OllamaRejected, StoreError
@@ -22,6 +25,7 @@ from ollama_bridge.registry.serving import BLOCK_BYTES
 from ollama_bridge.standin import StandIn
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import AsyncIterator
     from pathlib import Path
 
@@ -440,3 +444,47 @@ class TestConnections:
         async with HttpServer(handle) as http_server, await anyio.connect_tcp("127.0.0.1", http_server.port) as stream:
             await stream.send(b"\x16\x03\x01 not http\r\n\r\n")
             assert (await stream.receive()).startswith(b"HTTP/1.1 400")
+
+    async def test_t24_connections_beyond_the_cap_cost_nothing_and_do_not_stay(self) -> None:
+        async def handle(request: Request) -> Response:
+            return Response(200)
+
+        async with HttpServer(handle) as http_server, AsyncExitStack() as open_ones:
+            idle = [
+                await open_ones.enter_async_context(await anyio.connect_tcp("127.0.0.1", http_server.port))
+                for _ in range(loopback_http.MAX_CONNECTIONS)
+            ]
+            async with await anyio.connect_tcp("127.0.0.1", http_server.port) as one_more:
+                with anyio.fail_after(5), pytest.raises(anyio.EndOfStream):
+                    await one_more.receive()
+            await idle[0].aclose()
+            async with httpx.AsyncClient(trust_env=False) as http:
+                with anyio.fail_after(5):
+                    while not await self._answers(http, http_server.port):  # noqa: ASYNC110
+                        await anyio.sleep(0.01)
+
+    async def _answers(self, http: httpx.AsyncClient, port: int) -> bool:
+        try:
+            return (await http.get(f"http://127.0.0.1:{port}/")).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    async def test_a_failing_accept_does_not_end_the_server(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(loopback_http, "ACCEPT_AGAIN_S", 0.01)
+
+        async def handle(request: Request) -> Response:
+            return Response(200)
+
+        loop = asyncio.get_running_loop()
+        accept, failures = loop.sock_accept, [OSError(errno.EMFILE, "Too many open files")] * 2
+
+        async def failing(listening: socket.socket) -> object:
+            if failures:
+                raise failures.pop()
+            return await accept(listening)
+
+        monkeypatch.setattr(loop, "sock_accept", failing)
+        async with HttpServer(handle) as http_server, httpx.AsyncClient(trust_env=False) as http:
+            with anyio.fail_after(5):
+                assert (await http.get(f"http://127.0.0.1:{http_server.port}/")).status_code == 200
+        assert not failures
