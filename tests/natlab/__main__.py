@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -67,6 +68,9 @@ def main() -> int:
     if reason is not None:
         print(f"make nat: skipped: {reason}")
         return 1 if os.environ.get("CI") == "true" else 0
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # namespaces and processes end as with Ctrl-C
     print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}", flush=True)
     with Lab(nodes=STACKS[args.nodes], delay_s=args.delay_ms / 1000) as lab:
         if args.what == "five":
