@@ -38,6 +38,11 @@ MAX_HANDSHAKES_PER_HOST = 8
 REDIAL_FIRST_S = 0.5
 REDIAL_MAX_S = 30.0
 MDNS_TRIES = 3
+REDIALS = 20
+"""Of a member that mDNS found and that was lost: about eight minutes. mDNS says nothing new of a machine that slept or lost
+its cable for a while; whichever side notices the loss later looks for the other one from then on."""
+MAX_FOUND = 256
+"""Peers mDNS found that are remembered for that: as many as it looks at."""
 MAX_DIALS = 256
 """Outcomes remembered: anybody on the network can announce any number of addresses by mDNS."""
 MAX_FRAME_BYTES = 256 * 1024 + 512
@@ -71,6 +76,8 @@ class LanNetwork:
         self._listener: TcpListener | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
         self._dialling: set[str] = set()
+        self._found: dict[str, LanPeer] = {}
+        """By instance, the ones found last at the end."""
         self.refused = 0
         """Sockets closed before or during the handshake."""
         self.dials: OrderedDict[str, LanOutcome] = OrderedDict()
@@ -98,8 +105,15 @@ class LanNetwork:
 
     def mdns_found(self, peer: LanPeer) -> None:
         """Dial a peer mDNS found, unless that is under way."""
+        self._found.pop(peer.instance, None)
+        self._found[peer.instance] = peer
+        if len(self._found) > MAX_FOUND:
+            del self._found[next(iter(self._found))]
+        self._look_for(peer, MDNS_TRIES)
+
+    def _look_for(self, peer: LanPeer, tries: int) -> None:
         if self._tasks is not None and peer.instance not in self._dialling:
-            self._tasks.start_soon(self._dial_found, peer)
+            self._tasks.start_soon(self._dial_found, peer, tries)
 
     async def keep_connected(self, address: Address) -> None:
         """Dial, and dial again whenever the connection ended, until cancelled."""
@@ -114,14 +128,21 @@ class LanNetwork:
                 delay = REDIAL_FIRST_S if was_member else min(delay * 2, REDIAL_MAX_S)
             await anyio.sleep(delay)
 
-    async def _dial_found(self, peer: LanPeer) -> None:
+    async def _dial_found(self, peer: LanPeer, tries: int) -> None:
         self._dialling.add(peer.instance)
+        delay = REDIAL_FIRST_S
         try:
-            for attempt in range(MDNS_TRIES):
+            while tries > 0:
+                tries -= 1
                 for host in peer.addresses:
-                    if self._connected(f"{host}:{peer.port}") or await self._try((host, peer.port)) is not None:
+                    was_member = None if self._connected(f"{host}:{peer.port}") else await self._try((host, peer.port))
+                    if was_member is False or self._connected(f"{host}:{peer.port}"):
                         return
-                await anyio.sleep(REDIAL_FIRST_S * 2**attempt)
+                    if was_member:
+                        tries, delay = REDIALS, REDIAL_FIRST_S
+                        break
+                await anyio.sleep(delay)
+                delay = min(delay * 2, REDIAL_MAX_S)
         finally:
             self._dialling.discard(peer.instance)
 
@@ -161,8 +182,12 @@ class LanNetwork:
                     tasks.start_soon(self._run_accepted, sock)
 
     async def _run_accepted(self, sock: TcpStream) -> None:
-        if await self._run_stream(sock, is_initiator=False) is None:
+        was_member = await self._run_stream(sock, is_initiator=False)
+        if was_member is None:
             self.refused += 1
+        elif was_member:
+            for peer in [each for each in self._found.values() if sock.remote_address.host in each.addresses]:
+                self._look_for(peer, REDIALS)
 
     async def _run_stream(self, sock: TcpStream, *, is_initiator: bool) -> bool | None:
         """Handshake, then the connection to its end: whether it was with a member, None if the handshake failed."""
