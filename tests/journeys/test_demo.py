@@ -78,7 +78,7 @@ def run(scratch: Path, *argv: str, ollama: str = NO_OLLAMA) -> subprocess.Comple
         text=True,
         encoding="utf-8",
         env=environment(scratch, ollama),
-        timeout=55,
+        timeout=120,
         check=False,
     )
     assert list(scratch.iterdir()) == [], "the demo left files behind"
@@ -90,6 +90,7 @@ def last_line(output: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.timeout(150)  # both acts; about 20 s on two quiet processors
 def test_demo_keeps_its_promises(tmp_path: Path) -> None:
     done = run(tmp_path, "-m", "sidecar.cli.main", "demo", "--json")
     assert done.returncode == 0, done.stderr
@@ -103,7 +104,7 @@ def test_demo_keeps_its_promises(tmp_path: Path) -> None:
     assert answer["installed_as"] == "demo-lora:latest"
     assert [step["name"] for step in answer["steps"]] == STEPS
     assert all(step["ok"] and step["seconds"] >= 0 for step in answer["steps"])
-    assert sum(step["seconds"] for step in answer["steps"]) < 40
+    assert sum(step["seconds"] for step in answer["steps"]) < 80
     shown = done.stderr
     assert shown.count("✔") == len(STEPS)
     digest = answer["digest"].removeprefix("sha256:")
@@ -141,6 +142,7 @@ def test_demo_without_the_extra_names_it(tmp_path: Path) -> None:
     assert [(step["name"], step["ok"]) for step in answer["steps"]] == [("set up", False)]
 
 
+@pytest.mark.soak
 def test_demo_of_members_that_do_not_meet_fails_with_the_cause(tmp_path: Path) -> None:
     done = run(tmp_path, "-c", NO_DHT, "demo", "--act", "2", "--json")
     assert done.returncode == 1
