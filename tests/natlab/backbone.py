@@ -15,6 +15,7 @@ import json
 import os
 import random
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -178,4 +179,7 @@ class Carrier:
 
 
 if __name__ == "__main__":
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C goes to all; lines are needed until the last namespace is gone
     Carrier(socket.socket(fileno=int(sys.argv[1]))).run()

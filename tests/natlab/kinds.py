@@ -79,8 +79,10 @@ class Site:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self.backbone.disconnect([self.public])
-        self.stack.close()
+        try:
+            self.backbone.disconnect([self.public])
+        finally:
+            self.stack.close()
 
     def unplug(self, host: int) -> None:
         """Pull a host's cable out of the router; the host keeps its address and routes."""
