@@ -11,14 +11,13 @@ import anyio
 
 from sidecar.rooms.code import normalise_code
 from sidecar.rooms.key import derive_room_key
-from sidecar.rooms.messages import Offer
 from sidecar.transfer.chunks import CHUNK_BYTES
-from tests.journeys.liar import EPOCH, Lies, liar
+from tests.journeys.liar import Lies, liar
 
 
 async def _lie(address: str, short_id: bytes, lies: Lies, code: str) -> None:
     async with liar(address, derive_room_key(normalise_code(code)), lies=lies) as member:
-        member.session.offer(EPOCH, 1, [Offer(short_id, held=True)])
+        await member.offer_all([short_id])
         await member.flush()
         print("offered", flush=True)
         await member.ended.wait()

@@ -17,7 +17,7 @@ from sidecar.rooms.session import RoomSession
 from sidecar.transfer.chunks import CHUNK_BYTES, HASH_BYTES, ChunkSet, chunk_count
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from hyperdht.buffers import Parts
     from sidecar.catalogue.entry import SignedEntry
@@ -62,6 +62,8 @@ class Liar:
     happened: list[events.SessionEvent] = field(default_factory=list)
     ended: anyio.Event = field(default_factory=anyio.Event)
     proved: anyio.Event = field(default_factory=anyio.Event)
+    asked_for_changes: anyio.Event = field(default_factory=anyio.Event)
+    """Before that nothing can be offered."""
     asked_for_chunks: anyio.Event = field(default_factory=anyio.Event)
     silent_from: anyio.Event = field(default_factory=anyio.Event)
     """Set it to read nothing any more."""
@@ -124,6 +126,7 @@ class Liar:
                 self.proved.set()
             case events.ChangesAsked():
                 self.session.answer_since(EPOCH, self.sequence, [], more=False)
+                self.asked_for_changes.set()
             case events.BlobQueried(digest):
                 total = chunk_count(len(self.blob)) if self.lies.count is None else self.lies.count
                 self.session.tell_blob(digest, ChunkSet.full(total))
@@ -159,16 +162,21 @@ class Liar:
 
     async def say(self, *statements: Statement) -> None:
         """Claim to hold entries, and push them."""
-        self.sequence += 1
-        self.session.offer(EPOCH, self.sequence, [Offer(each.short_id, True) for each in statements])
+        await self.offer_all([each.short_id for each in statements])
         self.session.send_entries(statements)
         await self.flush()
 
     async def offer(self, entry: SignedEntry) -> None:
         """Claim to hold what somebody else published."""
-        self.sequence += 1
-        self.session.offer(EPOCH, self.sequence, [Offer(entry.short_id, True)])
+        await self.offer_all([entry.short_id])
         await self.flush()
+
+    async def offer_all(self, short_ids: Sequence[bytes]) -> None:
+        """Claim to hold entries, as soon as the peer asked for changes."""
+        with anyio.fail_after(10):
+            await self.asked_for_changes.wait()
+        self.sequence += 1
+        self.session.offer(EPOCH, self.sequence, [Offer(each, True) for each in short_ids])
 
     def saw(self, kind: type[events.SessionEvent]) -> bool:
         return any(isinstance(event, kind) for event in self.happened)
