@@ -30,7 +30,12 @@ class LocalNetwork:
         self._parts = parts
         self._settings = parts.settings
         network = parts.network
-        self.lan = LanNetwork(parts.identity.key_pair, network.run_connection, connected=network.is_connected)
+        self.lan = LanNetwork(
+            parts.identity.key_pair,
+            network.run_connection,
+            connected=network.is_connected,
+            has_peer=network.connections.__contains__,
+        )
         self._address: tuple[str, int] | None = None
         self._mdns: MdnsDiscovery | None = None
         self._mdns_problem = ""

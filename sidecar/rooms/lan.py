@@ -61,16 +61,19 @@ class LanNetwork:
         on_connection: ConnectionHandler,
         *,
         connected: Callable[[str], bool] = lambda _: False,
+        has_peer: Callable[[bytes], bool] = lambda _: False,
     ) -> None:
         """
         Args:
             key_pair: Our identity, shown to whoever completes the handshake.
             on_connection: Called with each established stream; returns when it ended.
             connected: Whether the "host:port" we would dial already is a connected peer.
+            has_peer: Whether the holder of a key is connected, by whatever road.
         """
         self._key_pair = key_pair
         self._on_connection = on_connection
         self._connected = connected
+        self._has_peer = has_peer
         self._handshaking = 0
         self._hosts: Counter[str] = Counter()
         self._listener: TcpListener | None = None
@@ -78,6 +81,8 @@ class LanNetwork:
         self._dialling: set[str] = set()
         self._found: dict[str, LanPeer] = {}
         """By instance, the ones found last at the end."""
+        self._keys: dict[str, bytes] = {}
+        """Who answered there, by instance."""
         self.refused = 0
         """Sockets closed before or during the handshake."""
         self.dials: OrderedDict[str, LanOutcome] = OrderedDict()
@@ -108,12 +113,14 @@ class LanNetwork:
         self._found.pop(peer.instance, None)
         self._found[peer.instance] = peer
         if len(self._found) > MAX_FOUND:
-            del self._found[next(iter(self._found))]
+            oldest = next(iter(self._found))
+            del self._found[oldest]
+            self._keys.pop(oldest, None)
         self._look_for(peer, MDNS_TRIES)
 
-    def _look_for(self, peer: LanPeer, tries: int) -> None:
+    def _look_for(self, peer: LanPeer, tries: int, after_s: float = 0.0) -> None:
         if self._tasks is not None and peer.instance not in self._dialling:
-            self._tasks.start_soon(self._dial_found, peer, tries)
+            self._tasks.start_soon(self._dial_found, peer, tries, after_s)
 
     async def keep_connected(self, address: Address) -> None:
         """Dial, and dial again whenever the connection ended, until cancelled."""
@@ -128,15 +135,16 @@ class LanNetwork:
                 delay = REDIAL_FIRST_S if was_member else min(delay * 2, REDIAL_MAX_S)
             await anyio.sleep(delay)
 
-    async def _dial_found(self, peer: LanPeer, tries: int) -> None:
+    async def _dial_found(self, peer: LanPeer, tries: int, after_s: float) -> None:
         self._dialling.add(peer.instance)
         delay = REDIAL_FIRST_S
         try:
-            while tries > 0:
+            await anyio.sleep(after_s)
+            while tries > 0 and not self._is_there(peer):
                 tries -= 1
                 for host in peer.addresses:
-                    was_member = None if self._connected(f"{host}:{peer.port}") else await self._try((host, peer.port))
-                    if was_member is False or self._connected(f"{host}:{peer.port}"):
+                    was_member = await self._try((host, peer.port), peer.instance)
+                    if was_member is False:
                         return
                     if was_member:
                         tries, delay = REDIALS, REDIAL_FIRST_S
@@ -146,7 +154,12 @@ class LanNetwork:
         finally:
             self._dialling.discard(peer.instance)
 
-    async def _try(self, address: Address) -> bool | None:
+    def _is_there(self, peer: LanPeer) -> bool:
+        key = self._keys.get(peer.instance)
+        connected = any(self._connected(f"{host}:{peer.port}") for host in peer.addresses)
+        return connected or (key is not None and self._has_peer(key))
+
+    async def _try(self, address: Address, instance: str = "") -> bool | None:
         """Dial once. None without a connection; else it has ended by now, and whether it was with a member."""
         label = f"{address[0]}:{address[1]}"
         try:
@@ -157,7 +170,7 @@ class LanNetwork:
             self._dialled(label, _outcome_of(error))
             return None
         self._dialled(label, "connected")
-        was_member = await self._run_stream(sock, is_initiator=True)
+        was_member = await self._run_stream(sock, is_initiator=True, instance=instance)
         if was_member is None:
             self._dialled(label, "handshake")
         return was_member
@@ -182,14 +195,10 @@ class LanNetwork:
                     tasks.start_soon(self._run_accepted, sock)
 
     async def _run_accepted(self, sock: TcpStream) -> None:
-        was_member = await self._run_stream(sock, is_initiator=False)
-        if was_member is None:
+        if await self._run_stream(sock, is_initiator=False) is None:
             self.refused += 1
-        elif was_member:
-            for peer in [each for each in self._found.values() if sock.remote_address.host in each.addresses]:
-                self._look_for(peer, REDIALS)
 
-    async def _run_stream(self, sock: TcpStream, *, is_initiator: bool) -> bool | None:
+    async def _run_stream(self, sock: TcpStream, *, is_initiator: bool, instance: str = "") -> bool | None:
         """Handshake, then the connection to its end: whether it was with a member, None if the handshake failed."""
         host, port = sock.remote_address
         self._handshaking += 1
@@ -211,7 +220,14 @@ class LanNetwork:
             self._handshaking -= 1
             self._hosts[host] -= 1
             self._hosts += Counter()  # drops the zeros
-        return await self._on_connection(stream, f"{host}:{port}")
+        key = stream.remote_public_key
+        if instance:
+            self._keys[instance] = key
+        was_member = await self._on_connection(stream, f"{host}:{port}")
+        if was_member and not is_initiator:  # who dialled sees to it itself
+            for lost in [each for each in self._found.values() if self._keys.get(each.instance) == key]:
+                self._look_for(lost, REDIALS, REDIAL_FIRST_S)
+        return was_member
 
 
 def _outcome_of(error: OSError | TimeoutError) -> LanOutcome:

@@ -92,6 +92,24 @@ async def test_who_was_dialled_looks_for_a_lost_member_too(monkeypatch: pytest.M
         tasks.cancel_scope.cancel()
 
 
+async def test_one_that_is_there_by_another_road_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ways of dialling one peer would otherwise replace each other's connection for ever."""
+    monkeypatch.setattr(lan, "REDIAL_FIRST_S", 0.01)
+    left, right = Side(), Side()
+    _, port = await left.lan.listen(LOOPBACK, 0)
+    async with anyio.create_task_group() as tasks:
+        for side in (left, right):
+            tasks.start_soon(side.lan.run, ())
+        await anyio.wait_all_tasks_blocked()
+        right.lan.mdns_found(LanPeer("left", (LOOPBACK,), port))
+        await left.reached(accepted=1)
+        right.lan._has_peer = lambda key: key == left.lan._key_pair.public_key
+        await left.streams[0].aclose()
+        await anyio.sleep(0.2)
+        assert left.accepted == 1
+        tasks.cancel_scope.cancel()
+
+
 async def test_a_stranger_that_was_found_is_dialled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lan, "REDIAL_FIRST_S", 0.01)
     left, right = Side(), Side(refuses_own_dials=True)
