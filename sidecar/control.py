@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import secrets
 import time
-from collections import Counter
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +24,6 @@ from .alarms import withdrawn_installs
 from .bridge_errors import bridge_errors
 from .bundle.export import Exporter
 from .bundle.importer import Importer
-from .catalogue.restore import restore_room
-from .catalogue.rows import RoomRow, Standing
 from .control_types import (
     AdapterRow,
     BlockListInfo,
@@ -41,19 +37,13 @@ from .control_types import (
     UninstallResult,
     VerifyReport,
 )
-from .errors import ConsentNeeded, NotFound, RoomError, ShareError, UsageError, as_error
-from .events import RoomJoined, RoomLeft
-from .identity import read_aloud
+from .errors import NotFound, ShareError, UsageError, as_error
 from .models.words import model_settings, size_words
-from .orch_mind.verbs import GENERAL_CONSENT
-from .rooms.code import generate_code, normalise_code, room_link
-from .rooms.key import RoomKey, derive_room_key, general_room_key, local_room_key
-from .rooms.messages import EPOCH_BYTES
-from .rooms.network import JoinedRoom
-from .sync.rules import shares_everything
+from .people_verbs import SHOWN_TRUST, PeopleVerbs
+from .room_verbs import RoomVerbs
+from .rooms.key import general_room_key
 from .sync.verbs import SyncVerbs
 from .transfer.chunks import hash_chunks
-from .trust.policy import Enforcement
 from .trust.warnings import warnings_about
 
 if TYPE_CHECKING:
@@ -63,8 +53,6 @@ if TYPE_CHECKING:
     from ollama_bridge.adapters.inspect_model import ModelInfo
 
     from .catalogue.entry import SignedEntry
-    from .catalogue.journal import Journal
-    from .catalogue.rows import FollowedListRow
     from .control_types import (
         BundleInfo,
         ConnectionsInfo,
@@ -76,29 +64,16 @@ if TYPE_CHECKING:
         Policy,
         RegistryInfo,
         RollbackInfo,
-        RoomKind,
         RuleInfo,
         RuleOptions,
         ShareOptions,
         SyncReport,
         TransferInfo,
-        Trust,
     )
     from .parts import Parts
 
-GENERAL, LOCAL = "general", "local"
-MAX_LABEL_CHARS = 64
 ROWS_AT_ONCE = 200
 """Of a listing, between two looks at everything else: a full room has 50,000."""
-CONSENT = (
-    "The general room is public. Everybody in it sees your IP address, your public key, the adapters you offer there and which "
-    "ones you fetch. What you do not share stays unseen, and you can leave at any time."
-)
-SHOWN_TRUST: dict[Standing, Trust] = {
-    Standing.UNKNOWN: "unknown",
-    Standing.TRUSTED: "trusted",
-    Standing.BLOCKED: "blocked",
-}
 
 
 async def ollama_info(parts: Parts) -> OllamaInfo:
@@ -156,10 +131,11 @@ class SidecarControl:
         self._listening = listening
         self._examine = examine
         self._connections = connections
-        self._rooms_changed = rooms_changed
         self._started = time.monotonic()
         self._orch_mind = parts.orch_mind
-        self._sync = SyncVerbs(parts.sync, parts.network, room=self._room, publisher=self._publisher_key)
+        self._rooms = RoomVerbs(parts, changed=rooms_changed)
+        self._people = PeopleVerbs(parts, entries=lambda: self._entries(None))
+        self._sync = SyncVerbs(parts.sync, parts.network, room=self._rooms.find, publisher=self._people.key_of)
 
     # --- state -------------------------------------------------------------------------------------------------------
 
@@ -197,7 +173,7 @@ class SidecarControl:
         """See `Control`."""
         if (theirs := self._orch_mind.find(room)) is not None:
             return self._orch_mind.diagnose(theirs)
-        return self._connections.diagnose_room(self._room(room).key.room_id)
+        return self._connections.diagnose_room(self._rooms.find(room).key.room_id)
 
     async def diagnose_peer(self, peer: str, *, dial: bool) -> Diagnosis:
         """See `Control`."""
@@ -212,151 +188,27 @@ class SidecarControl:
 
     async def rooms(self) -> tuple[RoomInfo, ...]:
         """See `Control`."""
-        rules = {rule.room_id for rule in await self._parts.sync.rules() if shares_everything(rule)}
-        rooms = self._parts.network.rooms.values()
-        found = tuple(replace(self._room_info(room), share_all=room.key.room_id in rules) for room in rooms)
-        return found + self._orch_mind.rooms()
+        return await self._rooms.list()
 
     async def create_room(self, label: str | None) -> RoomInfo:
         """See `Control`."""
-        code = generate_code()
-        key = await to_thread.run_sync(derive_room_key, code)
-        info = await self._enter(key, label or f"room-{key.room_id.hex()[:6]}", "private")
-        return replace(info, code=code, link=room_link(code))
+        return await self._rooms.create(label)
 
     async def join_room(self, room: str, *, label: str | None, consent: bool, orch_mind: bool = False) -> RoomInfo:
         """See `Control`."""
-        wanted = room.strip()
-        if orch_mind and wanted.lower() != GENERAL:
-            if label is not None:
-                self._check_label(label)
-            info = await self._orch_mind.join(wanted, label, consent=consent)
-            await self._rooms_changed()
-            return info
-        if wanted.lower() == LOCAL:
-            return await self._enter(local_room_key(), label or LOCAL, "local")
-        if wanted.lower() == GENERAL:
-            if not consent:
-                text = f"{CONSENT} {GENERAL_CONSENT}" if orch_mind else CONSENT
-                raise ConsentNeeded(text, "Agree with --yes, or use a private room or the `local` room instead.")
-            info = await self._enter(general_room_key(), label or GENERAL, "general")
-            if orch_mind:
-                await self._orch_mind.join_general(info.label)
-            return replace(info, orch_mind=self._orch_mind.in_general)
-        key = await to_thread.run_sync(derive_room_key, normalise_code(wanted))
-        return await self._enter(key, label or f"room-{key.room_id.hex()[:6]}", "private")
+        return await self._rooms.join(room, label=label, consent=consent, orch_mind=orch_mind)
 
     async def leave_room(self, room: str) -> RoomInfo:
         """See `Control`."""
-        if (theirs := self._orch_mind.find(room)) is not None:
-            info = await self._orch_mind.leave(theirs)
-            await self._rooms_changed()
-            return info
-        found = self._room(room)
-        info = self._room_info(found)
-        if found.kind == GENERAL:
-            await self._orch_mind.leave_general()
-        room_id = found.key.room_id
-        self._parts.network.leave(room_id)
-        self._parts.catalogue.close_room(room_id)
-        await self._parts.journal.run(lambda journal: journal.remove_room(room_id))
-        self._parts.bus.emit(RoomLeft(found.id_hex, found.label))
-        await self._rooms_changed()
-        return info
+        return await self._rooms.leave(room)
 
     async def rotate_room(self, room: str) -> RoomInfo:
         """See `Control`."""
-        parts, old = self._parts, self._room(room)
-        if old.kind != "private":
-            raise RoomError("Only a private room has a code that can be changed.", "Leave this one instead.")
-        code, now = generate_code(), time.time()
-        key = await to_thread.run_sync(derive_room_key, code)
-        epoch = secrets.token_bytes(EPOCH_BYTES)
-        row = RoomRow(key.room_id, old.label, old.kind, key.secret, epoch, 0, now, old.policy.value)
-        offering = {entry.publisher for entry in parts.catalogue.entries(old.key.room_id)}
-        blocked = [each for each in offering if parts.keyring.standing(each) is Standing.BLOCKED]
-        parts.network.leave(old.key.room_id)
-        parts.catalogue.close_room(old.key.room_id)
-
-        def work(journal: Journal) -> None:
-            journal.replace_room(old.key.room_id, row, without=blocked)
-            for each in journal.rooms():
-                if each.room_id == row.room_id:
-                    restore_room(journal, parts.catalogue, each)
-            parts.pins.load()
-
-        await parts.journal.run(work)
-        changed = JoinedRoom(key, old.label, old.kind, now, old.policy)
-        parts.network.join(changed)
-        parts.bus.emit(RoomLeft(old.id_hex, old.label))
-        parts.bus.emit(RoomJoined(changed.id_hex, changed.label))
-        await self._rooms_changed()
-        return replace(self._room_info(changed), code=code, link=room_link(code))
-
-    async def _enter(self, key: RoomKey, label: str, kind: RoomKind) -> RoomInfo:
-        if (joined := self._parts.network.rooms.get(key.room_id)) is not None:
-            return self._room_info(joined)
-        self._check_label(label, everybodys=kind in (GENERAL, LOCAL))
-        epoch, now = secrets.token_bytes(EPOCH_BYTES), time.time()
-        row = RoomRow(key.room_id, label, kind, key.secret, epoch, 0, now)
-        await self._parts.journal.run(lambda journal: journal.save_room(row))
-        self._parts.catalogue.open_room(key.room_id, epoch=epoch)
-        room = JoinedRoom(key, label, kind, now)
-        self._parts.network.join(room)
-        self._parts.bus.emit(RoomJoined(room.id_hex, label))
-        await self._rooms_changed()
-        return self._room_info(room)
-
-    def _check_label(self, label: str, *, everybodys: bool = False) -> None:
-        if not label.strip() or len(label) > MAX_LABEL_CHARS or not label.isprintable():
-            raise RoomError(f"A label has 1 to {MAX_LABEL_CHARS} printable characters.", "Choose one with --label.")
-        if label.lower() in (GENERAL, LOCAL) and not everybodys:
-            raise RoomError(f"{label!r} is the name of a room everybody has.", "Choose another one with --label.")
-        labels = {room.label.lower() for room in self._parts.network.rooms.values()}
-        if label.lower() in labels or self._orch_mind.find(label) is not None:
-            raise RoomError(f"Another room is called {label!r}.", "Choose another label with --label.")
-
-    def _room(self, text: str) -> JoinedRoom:
-        wanted = text.strip().lower()
-        rooms = self._parts.network.rooms.values()
-        found = [room for room in rooms if wanted in (room.label.lower(), room.id_hex)]
-        if not found:
-            labels = ", ".join(sorted({room.label for room in (*rooms, *self._orch_mind.joined)})) or "none"
-            raise NotFound(f"We are in no room {text[:80]!r}.", f"Rooms joined: {labels}.")
-        return found[0]
-
-    def _room_info(self, room: JoinedRoom) -> RoomInfo:
-        network, catalogue = self._parts.network, self._parts.catalogue
-        room_id = room.key.room_id
-        roads = Counter(link.connection.road for link in network.links(room_id))
-        kind: RoomKind = "general" if room.kind == GENERAL else "local" if room.kind == LOCAL else "private"
-        return RoomInfo(
-            room.id_hex,
-            room.label,
-            kind,
-            len(network.links(room_id)),
-            len(catalogue.entries(room_id)),
-            room.joined_at,
-            policy=room.policy.value,
-            orch_mind=kind == GENERAL and self._orch_mind.in_general,
-            lan=roads["lan"],
-            direct=roads["direct"],
-            relayed=roads["relayed"],
-        )
+        return await self._rooms.rotate(room)
 
     async def set_policy(self, room: str, policy: Policy) -> RoomInfo:
         """See `Control`."""
-        found = self._room(room)
-
-        def work(journal: Journal) -> None:
-            for row in journal.rooms():
-                if row.room_id == found.key.room_id:
-                    journal.save_room(replace(row, policy=policy))
-
-        await self._parts.journal.run(work)
-        self._parts.network.rooms[found.key.room_id] = changed = replace(found, policy=Enforcement(policy))
-        self._parts.sync.wake()
-        return self._room_info(changed)
+        return await self._rooms.set_policy(room, policy)
 
     # --- adapters ------------------------------------------------------------------------------------------------------
 
@@ -365,7 +217,7 @@ class SidecarControl:
     ) -> tuple[AdapterRow, ...]:
         """See `Control`."""
         theirs = None if room is None else self._orch_mind.find(room)
-        chosen = None if room is None else set() if theirs is not None else {self._room(room).key.room_id}
+        chosen = None if room is None else set() if theirs is not None else {self._rooms.find(room).key.room_id}
         installs = await self._parts.journal.run(lambda journal: journal.installs())
         installed = {(row.publisher, row.digest): row.name for row in installs}
         rows = []
@@ -439,23 +291,23 @@ class SidecarControl:
             raise ShareError("Nothing was named.", "Name an adapter model, an adapter file or a PEFT folder.")
         if (theirs := self._orch_mind.find(room)) is not None:
             return await self._orch_mind.share(what, theirs, options)
-        joined = self._room(room)
+        joined = self._rooms.find(room)
         signed = await self._parts.publisher.share(what, joined, options)
         await self._orch_mind.shared()
         return (await self._rows_of([signed]))[0]
 
     async def share_all(self, room: str, *, on: bool, models: bool = False) -> RoomInfo:
         """See `Control`."""
-        joined = self._room(room)
+        joined = self._rooms.find(room)
         await self._parts.sync.share_everything(joined.key.room_id, on=on, models=models)
-        return replace(self._room_info(joined), share_all=on)
+        return replace(self._rooms.info(joined), share_all=on)
 
     async def unshare(self, name: str, room: str | None = None) -> tuple[AdapterRow, ...]:
         """See `Control`."""
         theirs = None if room is None else self._orch_mind.find(room)
         if theirs is not None:
             return await self._orch_mind.unshare(name, theirs)
-        joined = None if room is None else self._room(room)
+        joined = None if room is None else self._rooms.find(room)
         shares = await self._parts.journal.run(lambda journal: journal.shares())
         labels = {each.key.room_id: each.label for each in self._parts.network.rooms.values() if joined in (None, each)}
         told = next((row for row in shares if name.lower() in (row.name.lower(), row.source.lower())), None)
@@ -619,94 +471,24 @@ class SidecarControl:
 
     async def peers(self) -> tuple[PeerInfo, ...]:
         """See `Control`."""
-        parts = self._parts
-        now = time.monotonic()
-        found = []
-        for connection in parts.network.connections.values():
-            rooms = [parts.network.rooms[link.room_id].label for link in connection.proved]
-            entries = {short_id for link in connection.proved for short_id in link.offers}
-            found.append(
-                PeerInfo(
-                    key=connection.key.hex(),
-                    words=" ".join(read_aloud(connection.key)),
-                    address=connection.address,
-                    rooms=tuple(sorted(rooms)),
-                    trust=SHOWN_TRUST[parts.keyring.standing(connection.key)],
-                    entries=len(entries),
-                    received_bytes=connection.received_bytes,
-                    sent_bytes=connection.sent_bytes,
-                    connected_s=now - connection.connected_at,
-                    road=connection.road,
-                )
-            )
-        return tuple(found + self._orch_mind.peers(parts.keyring.standing))
+        return await self._people.peers()
 
     async def trust(self, key: str, *, label: str | None = None, replace_label: bool = False) -> PublisherInfo:
         """See `Control`."""
-        if label is not None:
-            await self._pin_label(self._publisher_key(key), label, replace_label=replace_label)
-        return await self._decide(key, Standing.TRUSTED)
+        return await self._people.trust(key, label=label, replace_label=replace_label)
 
     async def block(self, key: str) -> PublisherInfo:
         """See `Control`."""
-        info = await self._decide(key, Standing.BLOCKED)
-        connection = self._parts.network.connections.get(bytes.fromhex(info.key))
-        if connection is not None:
-            await connection.close("the peer is blocked")
-        await self._orch_mind.drop(bytes.fromhex(info.key))
-        return info
-
-    async def _pin_label(self, key: bytes, label: str, *, replace_label: bool) -> None:
-        keyring = self._parts.keyring
-        if not label.strip() or len(label) > MAX_LABEL_CHARS or not label.isprintable():
-            raise UsageError(f"A name has 1 to {MAX_LABEL_CHARS} printable characters.")
-
-        def work(_: Journal) -> None:
-            if replace_label and any(row.label == label for row in keyring.rows()):
-                keyring.unpin(label)
-            keyring.pin(label, key, time.time())
-
-        await self._parts.journal.run(work)
+        return await self._people.block(key)
 
     async def block_lists(self) -> tuple[BlockListInfo, ...]:
         """See `Control`."""
-        return tuple(_list_info(row) for row in self._parts.keyring.lists())
+        return await self._people.block_lists()
 
     async def publish_blocks(self, room: str) -> BlockListInfo:
         """See `Control`."""
-        parts, joined = self._parts, self._room(room)
-        blocked = [row.key for row in parts.keyring.rows() if row.standing is Standing.BLOCKED]
-        signed = await parts.publisher.publish_blocks(blocked, joined)
-        keys = tuple(key.hex() for key in signed.block_list.blocked)
-        return BlockListInfo(signed.publisher.hex(), signed.version, keys)
+        return await self._people.publish_blocks(self._rooms.find(room))
 
     async def follow_blocks(self, key: str, *, on: bool) -> BlockListInfo:
         """See `Control`."""
-        parts, publisher = self._parts, self._publisher_key(key)
-        if not on:
-            await parts.journal.run(lambda _: parts.keyring.unfollow(publisher))
-            return BlockListInfo(publisher.hex(), 0, ())
-        await parts.journal.run(lambda _: parts.keyring.follow(publisher))
-        await parts.alarms.look_at_list(publisher)
-        return next(_list_info(row) for row in parts.keyring.lists() if row.key == publisher)
-
-    def _publisher_key(self, text: str) -> bytes:
-        """The key of a publisher or peer. Raises NotFound."""
-        known = {entry.publisher for entry in self._entries(None)} | set(self._parts.network.connections)
-        known |= self._orch_mind.peer_keys
-        return self._parts.keyring.find(text, known)
-
-    async def _decide(self, text: str, standing: Standing) -> PublisherInfo:
-        parts, key = self._parts, self._publisher_key(text)
-
-        def work(_: Journal) -> None:
-            decide = parts.keyring.trust if standing is Standing.TRUSTED else parts.keyring.block
-            decide(key, time.time())
-
-        await parts.journal.run(work)
-        parts.sync.wake()
-        return PublisherInfo(key.hex(), " ".join(read_aloud(key)), SHOWN_TRUST[standing], parts.keyring.label(key))
-
-
-def _list_info(row: FollowedListRow) -> BlockListInfo:
-    return BlockListInfo(row.key.hex(), row.version, tuple(sorted(key.hex() for key in row.blocked)))
+        return await self._people.follow_blocks(key, on=on)
