@@ -213,11 +213,12 @@ class Scheduler:
             if source.paused_until <= now:
                 source.paused_until = 0.0
             if source.tickets and now >= source.last_bytes_at + source.patience(self.limits.stall_s):
-                first = next(iter(next(iter(source.tickets.values())).indexes()))
+                owed = [index for ticket in source.tickets.values() for index in ticket.indexes()]
+                wanted = next((index for index in owed if not self._came(index)), owed[0])
                 for ticket in list(source.tickets.values()):
                     self._cancels.append(Cancel(source.key, ticket.ticket))
                     self._give_back(source, ticket)
-                self._probes.append(source.probe(next(self._tickets), first, now))
+                self._probes.append(source.probe(next(self._tickets), wanted, now))
                 self._events.append(SourceStalled(source.key))
 
     @property

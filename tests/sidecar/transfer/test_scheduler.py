@@ -230,6 +230,17 @@ def test_stalled_source_loses_its_requests_and_owes_one_chunk_as_a_probe() -> No
     assert sum(r.count for r in requests(plan, now=500.1)) == 5, "used again at once"
 
 
+def test_the_probe_is_for_something_we_lack() -> None:
+    plan = scheduler(2, b"silent", stall_s=10.0)
+    requests(plan)
+    plan.add_source(b"other", partial_set(2, 0), now=0.0)
+    (raced,) = requests(plan, now=5.0)
+    deliver(plan, raced, 5.1)
+    plan.handle_timer(now=10.0)
+    (probe,) = [c for c in plan.commands(now=10.0) if isinstance(c, Request)]
+    assert probe.first == 1
+
+
 def test_what_a_stalled_source_owed_is_asked_of_others_at_once() -> None:
     plan = scheduler(400, b"a", b"b", stall_s=10.0)
     owed = {i for r in requests(plan) if r.source == b"a" for i in range(r.first, r.first + r.count)}
