@@ -136,12 +136,12 @@ class Reader:
         self.position = index
         followed.moved()
         while True:
-            change = followed.change
+            change, released = followed.change, followed.is_released
             if (place := followed.place(index, most)) is not None:
                 path, table, here = place
                 if data := await to_thread.run_sync(_read, path, table, followed.size, index, here):
                     return data
-                if followed.is_released:
+                if released:
                     raise FollowEnded(f"{path.name} is no longer what was verified.")
                 # Damage on the disk, which the fetch is about to find and mend, or the file has just got its last name.
             await change.wait()

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import anyio
 import pytest
+from anyio import from_thread
 
 from sidecar.errors import SidecarError
+from sidecar.transfer import follow as follow_module
 from sidecar.transfer.chunks import CHUNK_BYTES, chunk_count
 from sidecar.transfer.fetch import Fetch
 from sidecar.transfer.fetch_types import FetchLimits
@@ -19,6 +21,8 @@ from tests.sidecar.transfer.memory_source import Faults, MemorySource, make_blob
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from sidecar.transfer.chunks import ChunkTable
 
 pytestmark = pytest.mark.anyio
 
@@ -127,3 +131,24 @@ async def test_another_fetch_goes_on_where_one_failed(tmp_path: Path) -> None:
         await finished(second, followed)
     assert got == [BLOB.data]
     assert len(source.asked) <= 701 - 300 + 96, "what was verified is not fetched again"
+
+
+async def test_a_file_that_gets_its_last_name_while_it_is_read_is_read_under_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fetch may end and release the blob between the moment a reader learns where it is and its opening of the file."""
+    running, followed = fetch(tmp_path, MemorySource(b"one", BLOB)), Followed(len(BLOB.data))
+    followed.follow(running)
+    await running.run()
+    opened: list[str] = []
+    read = follow_module._read
+
+    def read_late(path: Path, table: ChunkTable, size: int, first: int, count: int) -> bytes:
+        if not opened:
+            from_thread.run_sync(followed.release, tmp_path / "blobs" / BLOB.digest.file_name, table)
+        opened.append(path.name)
+        return read(path, table, size, first, count)
+
+    monkeypatch.setattr(follow_module, "_read", read_late)
+    assert await read_all(followed, 0, 1) == BLOB.data[:CHUNK_BYTES]
+    assert opened == ["data", BLOB.digest.file_name]
