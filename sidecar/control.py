@@ -477,6 +477,10 @@ class SidecarControl:
         """See `Control`."""
         return await self._people.trust(key, label=label, replace_label=replace_label)
 
+    async def forget_publisher(self, key: str) -> PublisherInfo:
+        """See `Control`."""
+        return await self._people.forget(key)
+
     async def block(self, key: str) -> PublisherInfo:
         """See `Control`."""
         return await self._people.block(key)

@@ -731,6 +731,10 @@ class Control(Protocol):
         """
         ...
 
+    async def forget_publisher(self, key: str) -> PublisherInfo:
+        """Neither trust nor block a publisher any more. Raises NotFound, UsageError."""
+        ...
+
     async def block(self, key: str) -> PublisherInfo:
         """Block a publisher: entries hidden, nothing fetched from or sent to it. Raises NotFound."""
         ...

@@ -103,12 +103,6 @@ class KeyChanged(TrustError):
     )
 
 
-class EntryExpired(TrustError):
-    """The publisher said this offer ends, and it has."""
-
-    code = "entry-expired"
-
-
 class TransferError(SidecarError):
     """The bytes could not be obtained now. Another peer or another try may help."""
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from .catalogue.entry import SignedEntry
     from .catalogue.journal import Journal
-    from .catalogue.rows import FollowedListRow
+    from .catalogue.rows import FollowedListRow, PublisherRow
     from .control_types import Trust
     from .parts import Parts
     from .rooms.network import JoinedRoom
@@ -68,11 +68,15 @@ class PeopleVerbs:
         """See `Control.trust`."""
         if label is not None:
             await self._pin_label(self.key_of(key), label, replace_label=replace_label)
-        return await self._decide(key, Standing.TRUSTED)
+        return await self._decide(key, self._parts.keyring.trust)
+
+    async def forget(self, key: str) -> PublisherInfo:
+        """See `Control.forget_publisher`."""
+        return await self._decide(key, self._parts.keyring.forget_decision)
 
     async def block(self, key: str) -> PublisherInfo:
         """See `Control.block`."""
-        info = await self._decide(key, Standing.BLOCKED)
+        info = await self._decide(key, self._parts.keyring.block)
         connection = self._parts.network.connections.get(bytes.fromhex(info.key))
         if connection is not None:
             await connection.close("the peer is blocked")
@@ -119,16 +123,18 @@ class PeopleVerbs:
         known |= self._orch_mind.peer_keys
         return self._parts.keyring.find(text, known)
 
-    async def _decide(self, text: str, standing: Standing) -> PublisherInfo:
+    async def _decide(self, text: str, decide: Callable[[bytes, float], PublisherRow]) -> PublisherInfo:
         parts, key = self._parts, self.key_of(text)
 
         def work(_: Journal) -> None:
-            decide = parts.keyring.trust if standing is Standing.TRUSTED else parts.keyring.block
             decide(key, time.time())
 
         await parts.journal.run(work)
         parts.sync.wake()
-        return PublisherInfo(key.hex(), " ".join(read_aloud(key)), SHOWN_TRUST[standing], parts.keyring.label(key))
+        keyring = parts.keyring
+        return PublisherInfo(
+            key.hex(), " ".join(read_aloud(key)), SHOWN_TRUST[keyring.standing(key)], keyring.label(key)
+        )
 
 
 def _list_info(row: FollowedListRow) -> BlockListInfo:

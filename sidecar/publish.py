@@ -204,6 +204,14 @@ class Publisher:
                 gone.append(digest)
         for digest in gone:  # last, because a model without any of its parts is not held
             await self._network.set_held(digest, False)
+        rooms = self._catalogue.rooms()
+        forgotten = [str(each) for each in gone if not any(self._catalogue.offers_blob(r, str(each)) for r in rooms)]
+
+        def forget(journal: Journal) -> None:
+            for each in forgotten:
+                journal.remove_held(each)
+
+        await self._journal.run(forget)
 
     # --- by rule -----------------------------------------------------------------------------------------------------
 

@@ -176,6 +176,10 @@ def _add_trust(router: APIRouter, control: Control) -> None:
     async def trust(body: schemas.Trust) -> PublisherInfo:
         return await control.trust(body.key, label=body.label, replace_label=body.replace_label)
 
+    @router.post("/publishers/forget", summary="Neither trust nor block a publisher any more")
+    async def forget_publisher(body: schemas.Key) -> PublisherInfo:
+        return await control.forget_publisher(body.key)
+
     @router.post("/publishers/block", summary="Block a publisher")
     async def block(body: schemas.Key) -> PublisherInfo:
         return await control.block(body.key)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ollama_bridge.names import ModelName
 from ollama_bridge.room_names import is_room_name, public_name
-from sidecar.errors import EntryExpired, EntryInvalid, EntryKindUnknown
+from sidecar.errors import EntryInvalid, EntryKindUnknown
 
 from .entry_blobs import ADAPTER_BLOBS, MODEL_BLOBS, read_blobs
 from .entry_blobs import ADAPTER_MEDIA_TYPE as ADAPTER_MEDIA_TYPE
@@ -150,11 +150,6 @@ class Entry:
     def is_expired(self, now: float) -> bool:
         """Whether the offer has ended at Unix time `now`, with `CLOCK_SKEW_S` of tolerance."""
         return self.expires is not None and now > unix_seconds(self.expires) + CLOCK_SKEW_S
-
-    def check_expiry(self, now: float) -> None:
-        """Raise EntryExpired if the offer has ended at Unix time `now`."""
-        if self.is_expired(now):
-            raise EntryExpired(f"The publisher offered {self.name} version {self.version} until {self.expires}.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,21 @@ def trust(
     replace: Annotated[
         bool, typer.Option("--replace", help="Take the name from the key it is pinned to: the person has a new key.")
     ] = False,
+    forget: Annotated[
+        bool,
+        typer.Option("--forget", help="Neither trust nor block them any more. A name given with --as stays theirs."),
+    ] = False,
     json: Json = False,
     data_dir: DataDir = None,
 ) -> None:
     """Trust a publisher. Compare the four words with them first, over another channel."""
+    if forget and (label is not None or replace):
+        raise typer.BadParameter("--forget goes with no other option.")
     with daemon_session(json, data_dir) as (client, output):
+        if forget:
+            publisher = client.post("/publishers/forget", {"key": key})
+            output.done(f"{publisher['key'][:12]} ({publisher['words']}) is {publisher['trust']} now.", publisher)
+            return
         publisher = client.post("/publishers/trust", {"key": key, "label": label, "replace_label": replace})
         output.done(f"{publisher['key'][:12]} ({publisher['words']}) is trusted.", publisher)
 

@@ -92,7 +92,7 @@ class Keyring:
         return self._save(replace(self.see(key, now), standing=Standing.BLOCKED))
 
     def forget_decision(self, key: bytes, now: float) -> PublisherRow:
-        """Neither trusted nor blocked any more."""
+        """Neither trusted nor blocked by the user any more; a list that is followed may still block it."""
         return self._save(replace(self.see(key, now), standing=Standing.UNKNOWN))
 
     def pin(self, label: str, key: bytes, now: float) -> PublisherRow:

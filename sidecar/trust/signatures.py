@@ -10,7 +10,7 @@ from hyperdht.crypto import verify
 from sidecar.catalogue.entry import SignedEntry
 from sidecar.catalogue.envelope import DOMAINS, StatementKind
 from sidecar.catalogue.limits import MAX_RAW_BYTES
-from sidecar.catalogue.withdrawal import SignedWithdrawal, Statement, parse_statement
+from sidecar.catalogue.withdrawal import Statement, parse_statement
 from sidecar.errors import EntryInvalid, SignatureInvalid
 
 
@@ -28,14 +28,6 @@ def verify_entry(raw: bytes, publisher: bytes, signature: bytes) -> SignedEntry:
     _check(StatementKind.ENTRY, raw, publisher, signature)
     statement = parse_statement(StatementKind.ENTRY, raw, publisher, signature)
     assert isinstance(statement, SignedEntry)
-    return statement
-
-
-def verify_withdrawal(raw: bytes, publisher: bytes, signature: bytes) -> SignedWithdrawal:
-    """Check and read a withdrawal; as `verify_entry`."""
-    _check(StatementKind.WITHDRAWAL, raw, publisher, signature)
-    statement = parse_statement(StatementKind.WITHDRAWAL, raw, publisher, signature)
-    assert isinstance(statement, SignedWithdrawal)
     return statement
 
 

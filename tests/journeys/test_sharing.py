@@ -9,11 +9,13 @@ import pytest
 from ollama_bridge.digests import hash_file
 from sidecar.errors import ShareError
 from sidecar.events import AdapterAppeared, EntryAdded, ShareRefused
-from tests.journeys.inside import IN_PROCESS, team
+from tests.journeys.inside import IN_PROCESS, running, team
 from tests.journeys.ollama import contents, make_adapter, make_base, remove, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.journeys.inside import Node
 
 pytestmark = IN_PROCESS
 
@@ -132,3 +134,24 @@ async def test_same_file_under_two_names_and_in_two_rooms(tmp_path: Path, files:
             ("other-name", 1),
             ("sql-lora", 2),
         ]
+
+
+async def test_chunk_table_of_what_is_gone_and_offered_by_nobody_is_forgotten(tmp_path: Path, files: Path) -> None:
+    """Else every version that ever was here would stay in the journal; what is offered still may come back to the store."""
+    path = tmp_path / "moved.gguf"
+    path.write_bytes((files / "adapter.gguf").read_bytes())
+    async with team(tmp_path, files) as people:
+        ollama = await people.ollama("first")
+        async with running(tmp_path / "first", ollama) as first:
+            await people.enter(first)
+            row = await first.share(str(path))
+        path.unlink()
+        async with running(tmp_path / "first", ollama) as first:
+            assert [each[0] for each in await held(first)] == [row.digest], "it is still offered"
+            await first.control.unshare("moved")
+        async with running(tmp_path / "first", ollama) as first:
+            assert await held(first) == []
+
+
+async def held(node: Node) -> list[tuple[str, str, int]]:
+    return await node.parts.journal.run(lambda journal: journal.held())

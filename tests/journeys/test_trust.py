@@ -170,6 +170,21 @@ async def test_rotated_room_survives_a_restart(tmp_path: Path, files: Path) -> N
                 await first.control.rotate_room("local")
 
 
+async def test_decision_about_a_publisher_can_be_taken_back(tmp_path: Path, files: Path) -> None:
+    async with team(tmp_path, files) as people:
+        first = await people.join("first")
+        second = await people.join("second")
+        row = await people.publish(first)
+        assert (await second.row(row.name, sources=1)).trust == "unknown"
+        assert (await second.control.trust(row.publisher, label="ada")).trust == "trusted"
+        forgotten = await second.control.forget_publisher(row.publisher)
+        assert (forgotten.trust, forgotten.name) == ("unknown", "ada"), "the name stays tied to the key (T14)"
+        await second.control.block(row.publisher)
+        assert await second.control.adapters() == ()
+        assert (await second.control.forget_publisher(row.publisher)).trust == "unknown"
+        assert [each.trust for each in await second.control.adapters()] == ["unknown"]
+
+
 async def test_t28_followed_block_list_blocks_for_its_followers_only(tmp_path: Path, files: Path) -> None:
     async with team(tmp_path, files) as people:
         warden = await people.join("warden")

@@ -347,6 +347,10 @@ class FakeControl:
         self.calls.append(("set_policy", room, policy))
         return replace(self.joined[0], policy=policy)
 
+    async def forget_publisher(self, key: str) -> PublisherInfo:
+        self.calls.append(("forget_publisher", key))
+        return PublisherInfo(KEY, WORDS, "unknown")
+
     async def block(self, key: str) -> PublisherInfo:
         self.calls.append(("block", key))
         return PublisherInfo(KEY, WORDS, "blocked")

@@ -101,6 +101,7 @@ async def test_the_other_verbs(client: httpx.AsyncClient, control: FakeControl) 
     assert (await post(client, "/uninstall", name="sql-lora")).json()["removed"] is True
     assert (await post(client, "/publishers/trust", key=KEY)).json()["trust"] == "trusted"
     assert (await post(client, "/publishers/block", key=KEY)).json()["trust"] == "blocked"
+    assert (await post(client, "/publishers/forget", key=KEY)).json()["trust"] == "unknown"
     assert (await post(client, "/verify", path="/tmp/good.gguf")).json()["ok"] is True
     assert (await client.post("/api/v1/suggestions", json={"ref": "sql-lora"})).json() == []
 

@@ -214,6 +214,9 @@ def test_unshare_trust_block_uninstall(run: Run, control: FakeControl) -> None:
     assert "from team" in run("unshare", "sql-lora").stdout
     assert "is trusted" in run("trust", KEY).stdout
     assert "is blocked" in run("block", KEY).stdout
+    assert "is unknown now" in run("trust", KEY, "--forget").stdout
+    assert ("forget_publisher", KEY) in control.calls
+    assert run("trust", KEY, "--forget", "--as", "ada").exit_code == 2
     assert run("uninstall", "sql-lora").stdout == "Removed sql-lora.\n"
     assert run("uninstall", "llama3.2").exit_code == 1
 

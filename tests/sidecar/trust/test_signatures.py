@@ -12,7 +12,7 @@ from sidecar.catalogue.envelope import DOMAINS, StatementKind
 from sidecar.catalogue.fields import render
 from sidecar.catalogue.limits import MAX_RAW_BYTES
 from sidecar.errors import EntryInvalid, SignatureInvalid
-from sidecar.trust.signatures import verify_entry, verify_statement, verify_withdrawal
+from sidecar.trust.signatures import verify_entry, verify_statement
 from tests.sidecar.catalogue.made import ALICE, BOB, entry, withdrawal
 
 MUTATIONS = 3_000
@@ -23,7 +23,6 @@ def test_verified_statements_are_what_was_signed() -> None:
     assert verify_entry(signed.raw, signed.publisher, signed.signature) == signed
     assert verify_statement(StatementKind.ENTRY, signed.raw, signed.publisher, signed.signature) == signed
     parts = (taken_back.raw, taken_back.publisher, taken_back.signature)
-    assert verify_withdrawal(*parts) == taken_back
     assert verify_statement(StatementKind.WITHDRAWAL, *parts) == taken_back
 
 
@@ -70,7 +69,7 @@ def test_t16_spacing_that_means_the_same_is_not_the_same() -> None:
 def test_t16_one_kind_is_never_taken_for_the_other() -> None:
     signed, taken_back = entry(), withdrawal()
     with pytest.raises(SignatureInvalid):
-        verify_withdrawal(signed.raw, signed.publisher, signed.signature)
+        verify_statement(StatementKind.WITHDRAWAL, signed.raw, signed.publisher, signed.signature)
     with pytest.raises(SignatureInvalid):
         verify_entry(taken_back.raw, taken_back.publisher, taken_back.signature)
     for foreign in (b"", b"ollaswarm entry v2\n", DOMAINS[StatementKind.WITHDRAWAL]):
@@ -111,9 +110,9 @@ def test_t20_long_statements_are_refused_before_hashing_them() -> None:
 
 @given(st.binary(max_size=200), st.binary(max_size=40), st.binary(max_size=70))
 def test_any_bytes_are_refused_as_invalid(raw: bytes, publisher: bytes, signature: bytes) -> None:
-    for check in (verify_entry, verify_withdrawal):
+    for kind in StatementKind:
         with pytest.raises(SignatureInvalid):
-            check(raw, publisher, signature)
+            verify_statement(kind, raw, publisher, signature)
 
 
 def test_t16_block_list_is_nothing_else_and_sorted() -> None:
