@@ -8,13 +8,13 @@ import pytest
 
 from tests.support.processes import wait_for
 
-from .lab import Lab
-from .namespaces import why_not
+from .needs import OVER_THE_LAB
 from .sidecars import ROOM, Household, Machine, adapter_files, sidecars
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
+
+    from .lab import Lab
 
 PATIENCE_S = 90.0
 """A node has to learn what its NAT does, to find the other one, and to fail at punching."""
@@ -22,20 +22,7 @@ NO_UDP = """table inet office {
   chain through { type filter hook forward priority -10; policy accept; meta l4proto udp drop; }
 }
 """
-REASON = why_not()
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.soak,
-    pytest.mark.usefixtures("node"),
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(REASON is not None, reason=f"no NAT lab: {REASON}"),
-]
-
-
-@pytest.fixture(scope="module")
-def lab(node: None) -> Iterator[Lab]:
-    with Lab() as lab:
-        yield lab
+pytestmark = OVER_THE_LAB
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from tests.support.processes import Sidecar, wait_for
 
 from .backbone import Backbone
 from .kinds import site
-from .namespaces import why_not
+from .needs import NEEDS_LAB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,11 +24,10 @@ FIREWALL = """table inet host {{
   chain input {{ type filter hook input priority 0; policy accept; iifname "eth0" meta l4proto tcp ct state new {what}; }}
 }}
 """
-REASON = why_not()
 pytestmark = [
     pytest.mark.soak,
     pytest.mark.timeout(300),
-    pytest.mark.skipif(REASON is not None, reason=f"no NAT lab: {REASON}"),
+    NEEDS_LAB,
 ]
 
 

@@ -8,28 +8,16 @@ import pytest
 
 from .five import Act, Play, play
 from .five_report import table
-from .lab import Lab
-from .namespaces import why_not
+from .needs import OVER_THE_LAB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from .lab import Lab
+
 SIZE = 32 << 20
 ALL_PAIRS = 10
-REASON = why_not()
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.soak,
-    pytest.mark.usefixtures("node"),
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(REASON is not None, reason=f"no NAT lab: {REASON}"),
-]
-
-
-@pytest.fixture(scope="module")
-def lab(node: None) -> Iterator[Lab]:
-    with Lab() as lab:
-        yield lab
+pytestmark = OVER_THE_LAB
 
 
 @pytest.fixture(scope="module")

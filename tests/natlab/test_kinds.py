@@ -10,13 +10,13 @@ import pytest
 
 from .backbone import Backbone
 from .kinds import FORWARDED_PORT, KINDS, SHARED, Site, site
-from .namespaces import Namespace, why_not
+from .namespaces import Namespace
+from .needs import NEEDS_LAB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-REASON = why_not()
-pytestmark = pytest.mark.skipif(REASON is not None, reason=f"no NAT lab: {REASON}")
+pytestmark = NEEDS_LAB
 
 SERVERS = [f"11.0.0.{number}" for number in range(1, 5)]
 PUBLIC = "11.1.0.1"

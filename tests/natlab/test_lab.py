@@ -4,31 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.interop.dht_fixtures import PAIRS
 
-from .lab import Lab
-from .namespaces import why_not
+from .needs import OVER_THE_LAB
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.interop.dht_peers import Kind
 
-REASON = why_not()
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.soak,
-    pytest.mark.usefixtures("node"),
-    pytest.mark.skipif(REASON is not None, reason=f"no NAT lab: {REASON}"),
-]
+    from .lab import Lab
 
-
-@pytest.fixture(scope="module")
-def lab(node: None) -> Iterator[Lab]:
-    with Lab() as lab:
-        yield lab
+pytestmark = OVER_THE_LAB
 
 
 @PAIRS

@@ -9,31 +9,18 @@ import pytest
 from sidecar.identity import load_or_create_identity, relay_key_pair
 from tests.support.processes import wait_for
 
-from .lab import Lab
-from .namespaces import why_not
+from .needs import OVER_THE_LAB
 from .sidecars import Household, Machine, adapter_files, sidecars
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
+
+    from .lab import Lab
 
 SIZE = 2 << 20
 MEET_S = 90.0
 """Both have to learn what their NATs do, to fail at punching, and to be told of the relay."""
-REASON = why_not()
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.soak,
-    pytest.mark.usefixtures("node"),
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(REASON is not None, reason=f"no NAT lab: {REASON}"),
-]
-
-
-@pytest.fixture(scope="module")
-def lab(node: None) -> Iterator[Lab]:
-    with Lab() as lab:
-        yield lab
+pytestmark = OVER_THE_LAB
 
 
 @pytest.fixture(scope="module")
