@@ -135,8 +135,7 @@ class UploadSlots:
 
     def _hand_out(self) -> None:
         now = self._clock()
-        while self._free and (peers := [key for key in self._claims if self._claims[key][0].wait(now) < AT_ONCE_S]):
-            peer = min(peers, key=lambda key: (self._accounts[key].held, self._accounts[key].given))
+        while self._free and (peer := self._next(now)) is not None:
             claim = self._claims[peer].popleft()
             if not self._claims[peer]:
                 del self._claims[peer]
@@ -148,6 +147,18 @@ class UploadSlots:
             self._accounts[peer].given += claim.size
             self._free -= 1
             claim.ready.set()
+
+    def _next(self, now: float) -> bytes | None:
+        """Whose turn it is. What a cap gains is for the first that waits for it longest, however much that asks for: given
+        to who asks for less and so waits for less, the first would wait for ever."""
+        waited_for: list[TokenBucket] = []
+        for peer in sorted(self._claims, key=lambda key: (self._accounts[key].held, self._accounts[key].given)):
+            claim = self._claims[peer][0]
+            if claim.wait(now) >= AT_ONCE_S:
+                waited_for.append(max(claim.caps, key=lambda cap: cap.wait(claim.size, now=now)))
+            elif not any(cap in waited_for for cap in claim.caps):
+                return peer
+        return None
 
     def _seconds_to_wait(self, claim: _Claim) -> float:
         """Until there may be something for this claim: its caps are paid, or the oldest slot is overdue."""

@@ -286,7 +286,7 @@ async def test_t20_what_a_cap_leaves_is_shared_by_bytes_whatever_is_asked_for_at
     assert sum(served.values()) <= 20e6 * 2.0 * 1.1 + 0.25 * 20e6 + (3 << 20)
     fair = sum(served.values()) / takers
     assert served[b"large"] <= fair + 2 * (3 << 20) + 0.25 * 20e6, "two batches, and what it got of the burst"
-    assert min(served[b"small %d" % number] for number in range(takers - 1)) >= 0.6 * fair
+    assert min(served.values()) >= 0.6 * fair, "nobody starves, least of all who asks for much and waits longest for the cap"
 
 
 async def test_t20_being_given_less_is_remembered_between_batches_and_idleness_is_not() -> None:
