@@ -161,10 +161,12 @@ class UploadSlots:
         return None
 
     def _seconds_to_wait(self, claim: _Claim) -> float:
-        """Until there may be something for this claim: its caps are paid, or the oldest slot is overdue."""
+        """Until there may be something for this claim: its caps, or those of one before it, are paid, or the oldest slot is
+        overdue."""
         now = self._clock()
-        if wait := claim.wait(now):
-            return wait
+        waits = [claim.wait(now)] if claim.wait(now) else [claims[0].wait(now) for claims in self._claims.values()]
+        if self._free and any(waits):
+            return min(filter(None, waits))
         return max(0.0, self._held[0].since + SLOW_S - now) if self._held else SLOW_S
 
     def _revoke_overdue(self) -> None:

@@ -48,8 +48,9 @@ if TYPE_CHECKING:
 
 pytestmark = IN_PROCESS
 
-LONGEST_WAIT_S = 1.0
-"""For an answer of the API that needs no work, whatever else the daemon does, on a busy machine."""
+LONGEST_WAIT_S = 2.0
+"""For an answer of the API that needs no work, whatever else the daemon does, on a busy machine. With 50,000 entries half a
+second of it is Python's collector; before listings were made in pieces it was 4 s."""
 
 
 @contextmanager

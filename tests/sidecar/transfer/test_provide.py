@@ -286,7 +286,28 @@ async def test_t20_what_a_cap_leaves_is_shared_by_bytes_whatever_is_asked_for_at
     assert sum(served.values()) <= 20e6 * 2.0 * 1.1 + 0.25 * 20e6 + (3 << 20)
     fair = sum(served.values()) / takers
     assert served[b"large"] <= fair + 2 * (3 << 20) + 0.25 * 20e6, "two batches, and what it got of the burst"
-    assert min(served.values()) >= 0.6 * fair, "nobody starves, least of all who asks for much and waits longest for the cap"
+    assert min(served.values()) >= 0.6 * fair, (
+        "nobody starves, least of all who asks for much and waits longest for the cap"
+    )
+
+
+async def test_who_stood_behind_another_for_a_cap_goes_as_soon_as_the_cap_lets_it() -> None:
+    """And not when somebody else next asks or is done: waiting for a quarter of a second each time, a peer slows down."""
+    cap, slots = TokenBucket(48 * CHUNK_BYTES), UploadSlots()
+    cap.reserve(12 * CHUNK_BYTES, now=anyio.current_time())
+    seconds: dict[bytes, float] = {}
+    begun = anyio.current_time()
+
+    async def take(peer: bytes, size: int) -> None:
+        slots.join(peer)
+        await slots.take(peer, size, (cap,))
+        seconds[peer] = anyio.current_time() - begun
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(take, b"first", 12 * CHUNK_BYTES)
+        tasks.start_soon(take, b"behind", CHUNK_BYTES)
+    assert list(seconds) == [b"first", b"behind"]
+    assert seconds[b"behind"] < 2.0, "13 chunks at 48 a second; slots are looked at only every five seconds"
 
 
 async def test_t20_being_given_less_is_remembered_between_batches_and_idleness_is_not() -> None:
