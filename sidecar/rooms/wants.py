@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from sidecar.catalogue.limits import MAX_ENTRIES_PER_ROOM
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -20,6 +22,10 @@ PATIENCE_S = 5.0
 """Without any answer of a member, until others are asked too. Many times what entries take over a slow line."""
 LONGEST_PATIENCE_S = 60.0
 """The same for one that answers now and then. A full room takes 45 s; who trickles is waited for once."""
+
+MAX_ASKED = 2 * MAX_ENTRIES_PER_ROOM
+"""Questions remembered, in all rooms: what a full room brings, and as much again. Offers cost their sender nothing. Beyond it
+whoever offers is asked, and nobody remembers that somebody was."""
 
 Key = tuple[bytes, bytes]
 """Room and short id."""
@@ -64,7 +70,8 @@ class Wants:
         """A member offers statements we do not have: ask it for those that nobody was asked for yet."""
         now = anyio.current_time()
         chosen = [each for each in short_ids if (link.room_id, each) not in self._asked]
-        self._asked.update({(link.room_id, each): _Asked(link, now) for each in chosen})
+        noted = chosen[: max(0, MAX_ASKED - len(self._asked))]
+        self._asked.update({(link.room_id, each): _Asked(link, now) for each in noted})
         link.session.want(chosen)
         if chosen:
             self._begun.set()

@@ -130,3 +130,13 @@ async def test_a_refusal_by_somebody_else_changes_nothing() -> None:
     room.all_offer()
     room.wants.refused(link(room.members[1]), IDS[0])
     assert [member.wanted for member in room.members] == [IDS, []]
+
+
+async def test_t20_offers_without_end_are_asked_for_but_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wants, "MAX_ASKED", 3)
+    first, second = Member(dict.fromkeys(IDS, True)), Member(dict.fromkeys(IDS, True))
+    room = Room([first, second])
+    room.all_offer()
+    assert first.wanted == IDS
+    assert second.wanted == IDS[3:], "beyond what is remembered each of those who offer is asked"
+    assert len(room.wants._asked) == 3
